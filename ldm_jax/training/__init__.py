@@ -1,0 +1,1 @@
+"""Training machinery: state, step, loop, sharding, checkpoints. Knows no diffusion."""
