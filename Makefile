@@ -1,0 +1,38 @@
+# make demo | make test | make check          (PYTHON=python3.12 chooses the interpreter)
+PYTHON ?= python3
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+RUNS ?= runs
+
+.PHONY: demo test test-slow check clean
+
+demo: $(VENV)/.demo-installed
+	$(BIN)/python tools/demo.py --workdir=$(RUNS)
+
+test: $(VENV)/.test-installed
+	$(BIN)/python -m pytest tests -q -n 2 --dist worksteal -m "not slow" --durations=15
+
+# Minutes-long checks: the 274M model's real steps, the whole demo.
+test-slow: $(VENV)/.test-installed
+	$(BIN)/python -m pytest tests -q -m slow --durations=15
+
+check: $(VENV)/.test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ldm_jax needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
+
+$(VENV)/.demo-installed: pyproject.toml requirements.txt constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lpips]"
+	touch $@
+
+$(VENV)/.test-installed: $(VENV)/.demo-installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lpips,test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(RUNS) .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,1 @@
+"""First stages: one file per published autoencoder, named after it, and the demo's."""

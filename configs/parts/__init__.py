@@ -1,0 +1,1 @@
+"""Sections shared by the configs: functions that return ConfigDicts."""

@@ -1,0 +1,63 @@
+"""The `train`, `optimizer`, `mesh` and `data` sections."""
+
+from ml_collections import ConfigDict
+
+
+def train(*, num_steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
+    """Length, batch, rhythm. `learning_rate` is the rate used: never rescaled by batch."""
+    return ConfigDict(
+        {
+            "num_steps": num_steps,
+            "batch_size": batch_size,  # global, over all devices and processes
+            "learning_rate": learning_rate,
+            "grad_accumulation": 1,  # micro-batches per optimizer step
+            "precision": "float32",  # of activations; parameters are always float32
+            "ema_decay": 0.9999,  # 0 keeps no EMA
+            "seed": 0,
+            "log_every": 50,
+            "preview_every": 5000,
+            "evaluate_every": 5000,
+            "checkpoint_every": 2500,
+            "keep_checkpoints": 3,
+        }
+    )
+
+
+def adam() -> ConfigDict:
+    """Adam of the published first stages (betas 0.5, 0.9; no weight decay)."""
+    return ConfigDict(
+        {"name": "adam", "b1": 0.5, "b2": 0.9, "eps": 1e-8, "clip_norm": 0.0}
+    )
+
+
+def adamw() -> ConfigDict:
+    """AdamW with torch's defaults, as every published LDM (decay on all parameters)."""
+    return ConfigDict(
+        {
+            "name": "adamw",
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "weight_decay": 0.01,
+            "clip_norm": 0.0,
+        }
+    )
+
+
+def mesh() -> ConfigDict:
+    """Device mesh axes; -1 takes what is left."""
+    return ConfigDict({"data": -1, "fsdp": 1})
+
+
+def data(*, image_size: int, resize: str, crop: str, flip_rate: float) -> ConfigDict:
+    """Where images come from and how they become squares of `image_size`."""
+    return ConfigDict(
+        {
+            "source": "",  # folder:PATH | tfds:NAME | array_record:GLOB | emoji64
+            "image_size": image_size,
+            "resize": resize,
+            "crop": crop,
+            "flip_rate": flip_rate,
+            "num_workers": 0,  # loader processes; 0 decodes in threads
+        }
+    )
