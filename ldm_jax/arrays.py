@@ -39,3 +39,19 @@ def image_to_pixels(image: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]
 def normal_like(key: jax.Array, x: Array) -> Array:
     """Standard normal noise with the shape and dtype of `x`."""
     return jax.random.normal(key, x.shape, x.dtype)
+
+
+def image_grid(
+    pixels: UInt8[np.ndarray, "b h w c"], columns: int, gap: int = 2
+) -> UInt8[np.ndarray, "H W c"]:
+    """Tile pictures row by row on light grey; an incomplete last row is left grey."""
+    b, h, w, c = pixels.shape
+    rows = -(-b // columns)
+    grid = np.full(
+        (rows * (h + gap) + gap, columns * (w + gap) + gap, c), 224, np.uint8
+    )
+    for i, picture in enumerate(np.asarray(pixels)):
+        top = gap + (i // columns) * (h + gap)
+        left = gap + (i % columns) * (w + gap)
+        grid[top : top + h, left : left + w] = picture
+    return grid

@@ -1,0 +1,141 @@
+"""From a command line to a checked ConfigDict, and from there to JSON and back.
+
+A mistake of the user ends in one sentence on stderr and exit code 2, never in a
+traceback; LDM_JAX_TRACEBACK=1 shows the traceback as well.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+TASKS = ("autoencoding", "denoising")
+
+
+def define_config_flag() -> flags.FlagHolder:
+    """The flag `--config=FILE.py` with its overrides `--config.section.field=value`."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Model and run: a file under configs/. Any field can be overridden, as in "
+        "--config.train.batch_size=8.",
+        lock_config=True,
+    )
+
+
+def run_cli(main: Callable[[], None], required: tuple[str, ...] = ()) -> None:
+    """Parse the flags, check that the `required` ones are given, and run `main()`."""
+
+    def parse(argv: list[str]) -> list[str]:
+        if any(arg in ("--help", "-help", "-h", "--helpfull") for arg in argv):
+            app.usage(shorthelp=True, writeto_stdout=True)
+            sys.exit(0)
+        try:
+            rest = flags.FLAGS(argv)
+        except Exception as error:  # absl and ml_collections raise many kinds here
+            _fail(_flag_sentence(error))
+        if len(rest) > 1:
+            _fail(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+        for name in required:
+            if not flags.FLAGS[name].value:
+                _fail(f"--{name} is missing: see --help")
+        return rest
+
+    def guarded(_: list[str]) -> None:
+        try:
+            main()
+        except (ValueError, TypeError, OSError) as error:
+            if "\n" in str(error).strip() and not isinstance(error, OSError):
+                raise  # not one of our sentences: a bug, so show all of it
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("interrupted", code=130)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _flag_sentence(error: Exception) -> str:
+    message = str(error.args[0] if error.args else error).strip()
+    if isinstance(error, OSError):
+        return f"cannot read the config file: {error}; see configs/ for those there are"
+    if isinstance(error, KeyError | AttributeError):
+        return f"no such config field: {message}; --dry_run prints all fields"
+    return message.splitlines()[-1] if message else type(error).__name__
+
+
+def _fail(sentence: str, code: int = 2) -> None:
+    if os.environ.get("LDM_JAX_TRACEBACK"):
+        traceback.print_exc()
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def check(config: ConfigDict) -> None:
+    """Rules that join several fields.
+
+    Raises:
+      ValueError: one sentence that names the fields and how to mend them.
+    """
+    train, data = config.train, config.data
+    if config.task not in TASKS:
+        raise ValueError(f"config.task is {config.task!r}: it must be one of {TASKS}")
+    if not data.source:
+        raise ValueError(
+            "config.data.source is empty: give --config.data.source=folder:PATH "
+            "(or tfds:NAME, array_record:GLOB, emoji64)"
+        )
+    for name in ("batch_size", "grad_accumulation", "log_every", "checkpoint_every"):
+        if train[name] < 1:
+            raise ValueError(f"config.train.{name} is {train[name]}: it must be >= 1")
+    if train.batch_size % train.grad_accumulation:
+        raise ValueError(
+            f"config.train.batch_size={train.batch_size} is not divisible by "
+            f"config.train.grad_accumulation={train.grad_accumulation}: change one"
+        )
+    if train.precision not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"config.train.precision is {train.precision!r}: float32 or bfloat16"
+        )
+    factor = 2 ** (len(config.autoencoder.ch_mult) - 1)
+    if data.image_size % factor:
+        raise ValueError(
+            f"config.data.image_size={data.image_size} is not divisible by the first "
+            f"stage's downsampling factor {factor}: take a multiple of {factor}"
+        )
+    if config.task == "denoising":
+        latent = config.latent
+        if latent.scale_by_std and latent.scale != 1.0:
+            raise ValueError(
+                f"config.latent.scale={latent.scale} and config.latent.scale_by_std "
+                "exclude each other: set the scale to 1.0 or scale_by_std to False"
+            )
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    """Write the config as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(config.to_json_best_effort(indent=2) + "\n")
+    temporary.replace(path)
+
+
+def load(path: Path) -> ConfigDict:
+    """Read a config written by `save`.
+
+    Raises:
+      FileNotFoundError, ValueError: one sentence if it is missing or no JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: {path.parent} is not a run of train.py; give a "
+            "folder that holds config.json and checkpoints/"
+        )
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): restore it") from error
