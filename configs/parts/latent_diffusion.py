@@ -1,0 +1,82 @@
+"""What the published latent diffusion models share."""
+
+from ml_collections import ConfigDict
+
+from configs.parts import training
+
+
+def config(
+    *,
+    first_stage: ConfigDict,
+    backbone: ConfigDict,
+    beta_end: float,
+    loss: str = "l2",
+    batch_size: int,
+    learning_rate: float,
+    num_steps: int,
+    image_size: int = 256,
+    resize: str = "smallest",
+    crop: str = "center",
+    flip_rate: float = 0.0,
+) -> ConfigDict:
+    """An unconditional LDM; `first_stage` is a whole first-stage config."""
+    config = ConfigDict()
+    config.task = "denoising"
+    config.autoencoder = first_stage.autoencoder.copy_and_resolve_references()
+    config.autoencoder.checkpoint = ""  # the workdir of the trained first stage
+    config.latent = ConfigDict(
+        {
+            "scale": 1.0,  # latents are multiplied by it before diffusion
+            "scale_by_std": False,  # measure 1/std on the first batch instead
+            "cache": False,  # keep the latents of the whole data set on disk
+        }
+    )
+    config.backbone = backbone
+    config.conditioner = ConfigDict({"name": "none"})
+    config.diffusion = ConfigDict(
+        {
+            "schedule": "linear",
+            "beta_start": 0.0015,
+            "beta_end": beta_end,
+            "num_timesteps": 1000,
+            "prediction": "eps",
+            "loss": loss,
+            "weighting": "simple",
+            "original_elbo_weight": 0.0,
+        }
+    )
+    config.sampler = ConfigDict(
+        {"name": "ddim", "num_steps": 50, "eta": 0.0, "guidance_scale": 1.0}
+    )
+    config.data = training.data(
+        image_size=image_size, resize=resize, crop=crop, flip_rate=flip_rate
+    )
+    config.optimizer = training.adamw()
+    config.schedule = ConfigDict({"name": "constant"})
+    config.train = training.train(
+        num_steps=num_steps, batch_size=batch_size, learning_rate=learning_rate
+    )
+    config.mesh = training.mesh()
+    return config
+
+
+def unet(
+    *,
+    model_channels: int,
+    channel_mult: tuple[int, ...],
+    attention_resolutions: tuple[int, ...],
+    **choices,
+) -> ConfigDict:
+    """The denoiser; `choices` are further fields of `ldm_jax.backbones.unet.UNet`."""
+    return ConfigDict(
+        {
+            "name": "unet",
+            "model_channels": model_channels,
+            "channel_mult": channel_mult,
+            "num_res_blocks": 2,
+            "attention_resolutions": attention_resolutions,  # downsampling factors
+            "dropout": 0.0,
+            "remat": "none",
+            **choices,
+        }
+    )
