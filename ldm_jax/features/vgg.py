@@ -18,6 +18,9 @@ CONV_NAMES = tuple(
     for index in range(1, len(channels) + 1)
 )
 MIN_SIZE = 16
+# Up to this many pixels a convolution runs as one matrix product: XLA's CPU convolution
+# of a 2x2 grid takes a hundred times as long.
+_TINY_GRID = 16
 
 
 def param_shapes() -> dict[str, dict[str, tuple[int, ...]]]:
@@ -65,11 +68,23 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
 
 
 def _conv(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+    kernel, bias = (params[name].astype(x.dtype) for name in ("kernel", "bias"))
+    h, w = x.shape[1:3]
+    if h * w <= _TINY_GRID:
+        return _patches(x) @ kernel.reshape(-1, kernel.shape[-1]) + bias
     out = jax.lax.conv_general_dilated(
         x,
-        params["kernel"].astype(x.dtype),
+        kernel,
         window_strides=(1, 1),
         padding=((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return out + params["bias"].astype(x.dtype)
+    return out + bias
+
+
+def _patches(x: Float[Array, "b h w c"]) -> Float[Array, "b h w 9*c"]:
+    """The 3x3 neighbourhood of every pixel, zero outside, in the kernel's order."""
+    h, w = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    return jnp.concatenate(shifted, axis=-1)
