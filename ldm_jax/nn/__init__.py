@@ -1,0 +1,1 @@
+"""Linen blocks and functions shared by autoencoders, backbones and conditioners."""
