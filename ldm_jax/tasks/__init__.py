@@ -1,0 +1,1 @@
+"""What can be trained: tasks as data for `ldm_jax.training`."""
