@@ -1,0 +1,47 @@
+"""The names and types of what flows from a source to a training step."""
+
+from typing import NotRequired, TypedDict
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+
+class Example(TypedDict):
+    """One picture as a source gives it, before any transform.
+
+    Attributes:
+      image: RGB pixels.
+      index: the source's own index of this picture; it differs from the one asked for
+        where an unreadable picture was replaced by its successor.
+      name: file or record name, unique within the source.
+      caption, class_label: there for every picture of a source, or for none.
+      subcategory, style: emoji64 only.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    index: int
+    name: str
+    caption: NotRequired[str]
+    class_label: NotRequired[int]
+    subcategory: NotRequired[str]
+    style: NotRequired[str]
+
+
+class Batch(TypedDict, total=False):
+    """What a loader yields: numeric arrays only, first axis the batch.
+
+    Attributes:
+      image: in [-1, 1].
+      moments: a cached latent's moments, in place of `image`.
+      class_label: index into the source's `class_names`.
+      flip: 1 where the picture was mirrored; only with a flip rate above zero.
+      index: which pictures of the source these are.
+      mask: 1 for a row to count, 0 for padding; only in evaluation.
+    """
+
+    image: Float32[np.ndarray, "b H W 3"]
+    moments: Float32[np.ndarray, "b h w c"]
+    class_label: Int32[np.ndarray, " b"]
+    flip: Int32[np.ndarray, " b"]
+    index: Int32[np.ndarray, " b"]
+    mask: Float32[np.ndarray, " b"]

@@ -1,0 +1,55 @@
+"""Encoded image bytes of any mode to RGB pixels."""
+
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 2**27  # 134 million; decoded, 400 MB
+
+
+class CorruptImage(ValueError):
+    """The bytes are not an image that can be read."""
+
+
+def decode_pixels(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode to RGB, upright, opaque, 8 bits.
+
+    EXIF rotation is applied, transparency is composited on white, 16-bit grey keeps its
+    upper byte, animations give their first frame.
+
+    Raises:
+      CorruptImage: if the bytes are no image, end too early or hold more than
+        `MAX_PIXELS` pixels.
+    """
+    if not encoded:
+        raise CorruptImage("the file is empty")
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise CorruptImage(f"{image.width}x{image.height} pixels are too many")
+            image.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except CorruptImage:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every type on bad bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CorruptImage(reason.replace(" <_io.BytesIO object", " <bytes")) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _grey_to_rgb(np.asarray(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _grey_to_rgb(values: np.ndarray) -> Image.Image:
+    """Deep grey: integers are 16-bit, floats count in [0, 255]."""
+    if np.issubdtype(values.dtype, np.integer):
+        values = values.astype(np.int64) >> 8
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert("RGB")
