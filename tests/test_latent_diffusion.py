@@ -1,0 +1,154 @@
+"""The composition: latents in, images out, one compilation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_latent_diffusion import (
+    tiny_batch,
+    tiny_class_conditioner,
+    tiny_model,
+    tiny_params,
+)
+
+from ldm_jax.latent_diffusion import make_sample_fn, measure_latent_scale
+from ldm_jax.samplers import ddim, ddpm
+
+KEY = jax.random.key(1)
+
+
+def conditional():
+    ldm, batch = tiny_model(conditioner=tiny_class_conditioner()), tiny_batch()
+    return ldm, batch, *tiny_params(ldm, batch)
+
+
+def test_measured_scale_gives_latents_unit_variance():
+    latents = 3 + 5 * jax.random.normal(KEY, (4, 8, 8, 3))
+    scale = measure_latent_scale(latents)
+    assert scale.shape == () and scale.dtype == jnp.float32
+    expected = float(1 / np.std(np.asarray(latents), ddof=1))
+    assert float(scale) == pytest.approx(expected, rel=1e-5)
+    assert float((latents * scale).std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_latents_are_posterior_samples_times_the_scale():
+    ldm, batch, _, frozen = conditional()
+    variables = {"params": frozen["autoencoder"]}
+    latent = ldm.autoencoder.apply(variables, batch["image"], method="encode")
+    z0 = ldm.encode(frozen, batch, KEY, 0.5)
+    np.testing.assert_allclose(z0, 0.5 * latent.sample(KEY), rtol=1e-6)
+    assert np.abs(z0 - ldm.encode(frozen, batch, jax.random.key(2), 0.5)).max() > 0.1
+
+
+def test_cached_moments_give_the_same_latents_as_the_images():
+    ldm, batch, _, frozen = conditional()
+    variables = {"params": frozen["autoencoder"]}
+    latent = ldm.autoencoder.apply(variables, batch["image"], method="encode")
+    cached = {"moments": latent.moments}
+    np.testing.assert_array_equal(
+        ldm.encode({}, cached, KEY, 2.0), ldm.encode(frozen, batch, KEY, 2.0)
+    )
+    assert ldm.latent_shape(cached) == ldm.latent_shape(batch) == (4, 4, 4, 2)
+
+
+def test_a_batch_without_images_or_moments_is_refused():
+    ldm, _, _, frozen = conditional()
+    with pytest.raises(ValueError, match="neither 'image' nor 'moments'"):
+        ldm.encode(frozen, {"class_label": jnp.zeros(3)}, KEY, 1.0)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_the_denoiser_explains_x_whatever_the_prediction(prediction):
+    batch = tiny_batch()
+    ldm = tiny_model(prediction=prediction)
+    params, frozen = tiny_params(ldm, batch)
+    x = jax.random.normal(KEY, (4, 4, 4, 2))
+    t = jnp.array([0.0, 10.0, 500.0, 999.0])
+    x0, eps = ldm.denoise_fn(params, ldm.condition(params, frozen, batch))(x, t)
+    index = t.astype(int)
+    a = ldm.schedule.signal_scales[index][:, None, None, None]
+    s = ldm.schedule.noise_scales[index][:, None, None, None]
+    np.testing.assert_allclose(a * x0 + s * eps, x, atol=1e-4)
+
+
+def test_decoding_in_chunks_gives_the_same_images():
+    ldm, _, _, frozen = conditional()
+    z = jax.random.normal(KEY, (5, 4, 4, 2))
+    whole = ldm.decode(frozen, z, 0.7)
+    assert whole.shape == (5, 8, 8, 3)
+    for chunk_size in (1, 2, 5, 9):
+        chunked = ldm.decode(frozen, z, 0.7, chunk_size=chunk_size)
+        np.testing.assert_allclose(chunked, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("make_sampler", [ddim, ddpm])
+def test_samples_are_images_in_range(make_sampler):
+    ldm, _, params, frozen = conditional()
+    sample_fn = make_sample_fn(
+        ldm, make_sampler(ldm.schedule, 5), batch_size=3, latent_size=(6, 4)
+    )
+    labels = {"class_label": jnp.arange(3)}
+    image = jax.jit(sample_fn)(params, frozen, 1.0, KEY, labels)
+    assert image.shape == (3, 12, 8, 3) and image.dtype == jnp.float32
+    assert np.abs(image).max() <= 1 and np.std(image) > 0
+
+
+def test_new_keys_scales_and_labels_compile_nothing():
+    ldm, _, params, frozen = conditional()
+    sample_fn = jax.jit(
+        make_sample_fn(ldm, ddim(ldm.schedule, 4), batch_size=4, latent_size=(4, 4))
+    )
+    images = [
+        sample_fn(params, frozen, latent_scale, jax.random.key(seed), labels, scale)
+        for latent_scale, seed, scale, labels in [
+            (1.0, 0, 1.0, {"class_label": jnp.zeros(4, int)}),
+            (0.5, 1, 7.5, {"class_label": jnp.ones(4, int)}),
+        ]
+    ]
+    assert sample_fn._cache_size() == 1
+    assert np.abs(images[0] - images[1]).max() > 0
+
+
+def test_guidance_at_scale_one_equals_no_guidance():
+    ldm, batch, params, frozen = conditional()
+    sample_fn = make_sample_fn(
+        ldm, ddim(ldm.schedule, 4), batch_size=4, latent_size=(4, 4)
+    )
+    run = lambda *args: sample_fn(params, frozen, 1.0, KEY, batch, *args)
+    np.testing.assert_allclose(run(1.0), run(), atol=1e-4)
+    assert np.abs(run(5.0) - run()).max() > 1e-3
+
+
+def test_a_negative_condition_equal_to_the_null_class_changes_nothing():
+    ldm, batch, params, frozen = conditional()
+    sample_fn = make_sample_fn(
+        ldm, ddim(ldm.schedule, 4), batch_size=4, latent_size=(4, 4)
+    )
+    run = lambda *args: sample_fn(params, frozen, 1.0, KEY, batch, 3.0, *args)
+    null = {"class_label": jnp.full(4, 5)}
+    np.testing.assert_allclose(run(null), run(), atol=1e-5)
+
+
+def test_guiding_an_unconditional_model_is_refused():
+    ldm, batch = tiny_model(), tiny_batch()
+    params, frozen = tiny_params(ldm, batch)
+    sample_fn = make_sample_fn(
+        ldm, ddim(ldm.schedule, 4), batch_size=4, latent_size=(4, 4)
+    )
+    assert sample_fn(params, frozen, 1.0, KEY).shape == (4, 8, 8, 3)
+    with pytest.raises(ValueError, match="unconditional"):
+        sample_fn(params, frozen, 1.0, KEY, None, 3.0)
+
+
+def test_a_frozen_conditioner_is_found_among_the_frozen_parameters():
+    ldm, batch, params, frozen = conditional()
+    expected = ldm.condition(params, frozen, batch)
+    moved = frozen | {"conditioner": params["conditioner"]}
+    actual = ldm.condition({"backbone": params["backbone"]}, moved, batch)
+    np.testing.assert_array_equal(actual.tokens, expected.tokens)
+
+
+def test_parameters_can_be_planned_without_memory():
+    ldm, batch, params, _ = conditional()
+    shapes = jax.eval_shape(ldm.init_params, KEY, batch)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
