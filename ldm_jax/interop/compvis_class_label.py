@@ -1,3 +1,7 @@
-"""Names of the CompVis class embedder, relative to `cond_stage_model.`."""
+"""Names of the CompVis class tables.
 
-CLASS_LABEL_RULES = ((r"embedding", "embedding"),)
+`embedding` relative to `cond_stage_model.`; `label_emb` relative to
+`model.diffusion_model.`, where the table of `slot="vector"` lies.
+"""
+
+CLASS_LABEL_RULES = ((r"embedding", "embedding"), (r"label_emb", "embedding"))
