@@ -1,8 +1,10 @@
 """What every data format provides, and how it becomes a source of decoded pictures."""
 
+import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ldm_jax.data.batch import Example
@@ -132,3 +134,16 @@ class ImageSource:
             f"too many unreadable pictures in {self.spec} ({len(self.corrupt)} of "
             f"{len(self)} so far): look at {examples}"
         )
+
+
+def fingerprint_files(paths: Iterable[Path]) -> str:
+    """Hash of the paths, sizes and modification times of files, in their order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            status = path.stat()
+            line = f"{path} {status.st_size} {status.st_mtime_ns}\n"
+        except OSError:  # a dangling link
+            line = f"{path} missing\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -5,6 +5,7 @@ its own; it takes every random number from there, always the same count in the s
 order, so that a cached latent can repeat an image's flip.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -88,7 +89,9 @@ class SquareImage:
         """The same without chance: centre crop, no flip."""
         return replace(self, crop="center", flip_rate=0.0)
 
-    def __call__(self, example, generator: np.random.Generator) -> dict[str, Any]:
+    def __call__(
+        self, example: Mapping[str, Any], generator: np.random.Generator
+    ) -> dict[str, Any]:
         draws = draw(generator)
         pixels = example["image"]
         window = self._window(pixels.shape[0], pixels.shape[1], draws)
@@ -96,9 +99,8 @@ class SquareImage:
         result = {**example, "image": to_image(square)}
         if self.flip_rate > 0:
             result["flip"] = np.int32(draws.flip < self.flip_rate)
-            result["image"] = (
-                mirror(result["image"]) if result["flip"] else result["image"]
-            )
+            if result["flip"]:
+                result["image"] = mirror(result["image"])
         return result
 
     def _smallest_side(self) -> int:
@@ -125,6 +127,30 @@ class SquareImage:
 
     def _offset(self, room: int, chance: float) -> int:
         return room // 2 if self.crop == "center" else int(chance * (room + 1))
+
+
+@dataclass(frozen=True)
+class WithMirror:
+    """A picture and its mirror image, `image` `[2, H, W, 3]`, for the latent cache.
+
+    Raises:
+      ValueError: if the transform has other results than these two.
+    """
+
+    transform: SquareImage
+
+    def __post_init__(self) -> None:
+        if self.transform.crop != "center" or self.transform.flip_rate:
+            raise ValueError(
+                "WithMirror needs a transform without random crop and flip"
+            )
+
+    def __call__(
+        self, example: Mapping[str, Any], generator: np.random.Generator
+    ) -> dict[str, Any]:
+        result = self.transform(example, generator)
+        image = result["image"]
+        return result | {"image": np.stack([image, mirror(image)])}
 
 
 def to_image(pixels: UInt8[np.ndarray, "h w c"]) -> Float32[np.ndarray, "h w c"]:
