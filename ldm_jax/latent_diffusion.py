@@ -87,9 +87,8 @@ class LatentDiffusion:
         if "moments" in batch:
             latent = self._latent_type.from_moments(batch["moments"])
         else:
-            variables = {"params": frozen["autoencoder"]}
-            image = _image(batch)
-            latent = self.autoencoder.apply(variables, image, method="encode")
+            autoencoder, image = frozen["autoencoder"], _image(batch)
+            latent = _apply(self.autoencoder, autoencoder, image, method="encode")
         return latent.sample(key).astype(jnp.float32) * latent_scale
 
     def condition(
@@ -107,9 +106,9 @@ class LatentDiffusion:
         """
         if self.conditioner is None:
             return Conditioning()
-        variables = _conditioner_variables(params, frozen)
+        conditioner = _conditioner_params(params, frozen)
         streams = {} if drop_key is None else {"drop": drop_key}
-        return self.conditioner.apply(variables, batch, train=train, rngs=streams)
+        return _apply(self.conditioner, conditioner, batch, train=train, rngs=streams)
 
     def null_condition(
         self, params: Params, frozen: Params, batch_size: int
@@ -123,8 +122,8 @@ class LatentDiffusion:
             raise ValueError(
                 "this model is unconditional and cannot be guided; leave guidance_scale out"
             )
-        variables = _conditioner_variables(params, frozen)
-        return self.conditioner.apply(variables, batch_size, method="null")
+        conditioner = _conditioner_params(params, frozen)
+        return _apply(self.conditioner, conditioner, batch_size, method="null")
 
     def predict(
         self,
@@ -138,8 +137,8 @@ class LatentDiffusion:
     ) -> Float[Array, "b h w c"]:
         """The backbone's raw output: eps, x0 or v according to `prediction`."""
         streams = {} if dropout_key is None else {"dropout": dropout_key}
-        variables = {"params": params["backbone"]}
-        return self.backbone.apply(variables, x, t, cond, train=train, rngs=streams)
+        backbone = params["backbone"]
+        return _apply(self.backbone, backbone, x, t, cond, train=train, rngs=streams)
 
     def denoise_fn(self, params: Params, cond: Conditioning) -> DenoiseFn:
         """The model as samplers see it, with its condition bound."""
@@ -162,10 +161,11 @@ class LatentDiffusion:
 
         `chunk_size` bounds how many are decoded at a time, and with it the memory.
         """
-        variables = {"params": frozen["autoencoder"]}
+        autoencoder = frozen["autoencoder"]
 
         def decode_all(z: Array) -> Array:
-            return self.autoencoder.apply(variables, z / latent_scale, method="decode")
+            z = z / latent_scale
+            return _apply(self.autoencoder, autoencoder, z, method="decode")
 
         if chunk_size is None or chunk_size >= z.shape[0]:
             return decode_all(z)
@@ -247,9 +247,13 @@ def _map_chunks(fn: Callable[[Array], Array], x: Array, chunk_size: int) -> Arra
     return y.reshape(-1, *y.shape[2:])[: x.shape[0]]
 
 
-def _conditioner_variables(params: Params, frozen: Params) -> dict[str, PyTree]:
+def _apply(module: nn.Module, params: PyTree, *args: Any, **kwargs: Any) -> Any:
+    return module.apply({"params": params}, *args, **kwargs)
+
+
+def _conditioner_params(params: Params, frozen: Params) -> PyTree:
     """Its parameters, trained or frozen; some conditioners have none."""
-    return {"params": {**frozen, **params}.get("conditioner", {})}
+    return {**frozen, **params}.get("conditioner", {})
 
 
 def _image(batch: Batch) -> Array:

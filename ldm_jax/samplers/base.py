@@ -45,7 +45,8 @@ def sample(
     """
 
     def body(carry, index):
-        x, state = sampler.step(denoise_fn, *carry, index, step_key(key, index))
+        x, state = carry
+        x, state = sampler.step(denoise_fn, x, state, index, step_key(key, index))
         return (x.astype(x_T.dtype), state), None
 
     indices = jnp.arange(sampler.num_steps)
