@@ -22,13 +22,13 @@ class Gaussian:
     logvar: Float[Array, "b h w c"]
 
     @classmethod
-    def from_moments(cls, moments: Float[Array, "b h w 2c"]) -> "Gaussian":
+    def from_moments(cls, moments: Float[Array, "b h w m"]) -> "Gaussian":
         """Split channels into mean | log-variance; clamps the latter to [-30, 20]."""
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return cls(mean, jnp.clip(logvar, *LOGVAR_RANGE))
 
     @property
-    def moments(self) -> Float[Array, "b h w 2c"]:
+    def moments(self) -> Float[Array, "b h w m"]:
         return jnp.concatenate([self.mean, self.logvar], axis=-1)
 
     def sample(self, key: jax.Array) -> Float[Array, "b h w c"]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
@@ -60,7 +61,7 @@ class Conv(nn.Module):
         if self.use_bias:
             init = self.bias_init or initializers.uniform_bias(math.prod(shape[:-1]))
             bias = self.param("bias", init, (self.features,), self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         padding = self.padding
         if isinstance(padding, int):
             padding = ((padding, padding), (padding, padding))

@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
@@ -36,6 +37,6 @@ class Dense(nn.Module):
         if self.use_bias:
             init = self.bias_init or initializers.uniform_bias(fan_in)
             bias = self.param("bias", init, (self.features,), self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
         return y if bias is None else y + bias

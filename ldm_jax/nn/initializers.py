@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from jax.nn.initializers import Initializer, variance_scaling
 
 # Kernels [kh, kw, in, out] or [in, out]: uniform(+-1/sqrt(fan_in)), torch's default for
@@ -18,7 +19,8 @@ def uniform_bias(fan_in: int) -> Initializer:
 def symmetric_uniform(bound: float) -> Initializer:
     """uniform(-bound, bound)."""
 
-    def init(key, shape, dtype=float):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+    def init(key, shape, dtype=None, out_sharding=None):
+        del out_sharding
+        return jax.random.uniform(key, shape, dtype or jnp.float32, -bound, bound)
 
     return init

@@ -1,0 +1,64 @@
+"""The programs behind `attention` agree with the formula and with one another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.nn import attention as module
+from ldm_jax.nn.attention import attention
+
+
+def inputs(length, context, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = ((2, length, 3, 8), (2, context, 3, 8), (2, context, 3, 8))
+    pairs = zip(keys, shapes, strict=True)
+    return [jax.random.normal(key, shape).astype(dtype) for key, shape in pairs]
+
+
+def formula(q, k, v):
+    logits = np.einsum("blnd,bmnd->bnlm", q, k) / np.sqrt(q.shape[-1])
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.einsum("bnlm,bmnd->blnd", p / p.sum(-1, keepdims=True), v)
+
+
+@pytest.mark.parametrize("context", [37, 5, 1])
+def test_attention_is_softmax_of_scaled_products(context):
+    q, k, v = inputs(37, context)
+    expected = formula(*(np.asarray(x, np.float64) for x in (q, k, v)))
+    np.testing.assert_allclose(attention(q, k, v), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [1, 1000, 40_000])
+def test_blocks_of_queries_change_neither_value_nor_gradient(monkeypatch, limit):
+    q, k, v = inputs(37, 37)  # a prime length: the last block is padded
+
+    def loss(q, k, v):
+        return jnp.square(attention(q, k, v)).sum()
+
+    whole = jax.value_and_grad(loss, (0, 1, 2))(q, k, v)
+    monkeypatch.setattr(module, "_MAX_LOGITS_BYTES", limit)
+    assert "while" in jax.jit(loss).lower(q, k, v).as_text() or limit > 32_856
+    blocks = jax.value_and_grad(loss, (0, 1, 2))(q, k, v)
+    for a, b in zip(jax.tree.leaves(blocks), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_never_hold_all_logits(monkeypatch):
+    monkeypatch.setattr(module, "_MAX_LOGITS_BYTES", 2**16)
+    q = jax.ShapeDtypeStruct((1, 1024, 1, 8), jnp.float32)
+
+    def loss(q):
+        return attention(q, q, q).sum()
+
+    memory = jax.jit(jax.grad(loss)).lower(q).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * 1024**2 / 4
+
+
+def test_softmax_is_float32_for_bfloat16_inputs():
+    q, k, v = inputs(37, 64, jnp.bfloat16)
+    out = attention(q, k, v)
+    assert out.dtype == jnp.bfloat16
+    expected = formula(*(np.asarray(x, np.float64) for x in (q, k, v)))
+    # Values up to 1.3: only the probabilities and the result are rounded to bfloat16.
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=1e-2)

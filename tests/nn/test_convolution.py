@@ -1,0 +1,73 @@
+"""Convolution and dense layers against torch."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.nn.convolution import Conv
+from ldm_jax.nn.dense import Dense
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+
+def to_torch(x):
+    return torch.from_numpy(np.array(x).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding", "torch_padding"),
+    [
+        (3, 1, 1, (1, 1, 1, 1)),
+        (3, 2, 1, (1, 1, 1, 1)),
+        (3, 2, ((0, 1), (0, 1)), (0, 1, 0, 1)),
+        (4, 2, 1, (1, 1, 1, 1)),
+        (1, 1, 0, (0, 0, 0, 0)),
+    ],
+)
+@pytest.mark.parametrize("size", [(8, 10), (7, 9)])
+def test_convolution_matches_torch(kernel_size, stride, padding, torch_padding, size):
+    conv = Conv(5, kernel_size, stride, padding)
+    x = jax.random.normal(jax.random.key(0), (2, *size, 4))
+    variables = conv.init(jax.random.key(1), x)
+    kernel = np.array(variables["params"]["kernel"]).transpose(3, 2, 0, 1)
+    expected = F.conv2d(
+        F.pad(to_torch(x), torch_padding),
+        torch.from_numpy(kernel.copy()),
+        torch.from_numpy(np.array(variables["params"]["bias"])),
+        stride=stride,
+    )
+    ours = to_torch(conv.apply(variables, x))
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "fan_in"),
+    [(Conv(64, 3), (1, 4, 4, 16), 144), (Dense(4096), (1, 144), 144)],
+)
+def test_kernel_and_bias_start_as_torch_draws_them(layer, shape, fan_in):
+    bound = 1 / math.sqrt(fan_in)
+    params = layer.init(jax.random.key(0), jnp.zeros(shape))["params"]
+    for name in ("kernel", "bias"):
+        assert jnp.abs(params[name]).max() <= bound
+    assert params["kernel"].std() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert params["bias"].std() == pytest.approx(bound / math.sqrt(3), rel=0.2)
+
+
+@pytest.mark.parametrize("layer", [Conv(3, 3, padding=1), Dense(3)])
+def test_compute_dtype_is_separate_from_parameter_dtype(layer):
+    layer = layer.clone(dtype=jnp.bfloat16)
+    x = jnp.ones((1, 4, 4, 2))
+    y, variables = layer.init_with_output(jax.random.key(0), x)
+    assert y.dtype == jnp.bfloat16
+    assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_without_bias_there_is_only_a_kernel():
+    x = jnp.ones((1, 4, 4, 2))
+    for layer in (Conv(3, use_bias=False), Dense(3, use_bias=False)):
+        assert set(layer.init(jax.random.key(0), x)["params"]) == {"kernel"}
