@@ -63,7 +63,10 @@ def draw(path: Path) -> Image.Image:
     square" stays smaller than a "large square" and nothing is blown up.
     """
     drawing = Image.open(path).convert("RGBA")
-    left, top, right, bottom = drawing.getchannel("A").getbbox()
+    content_box = drawing.getchannel("A").getbbox()
+    if content_box is None:
+        raise OSError(f"{path} is a blank picture")
+    left, top, right, bottom = content_box
     content = max(right - left, bottom - top) * SIDE / (SIDE - 2 * MARGIN)
     side = max(round(content), 3 * max(drawing.size) // 4)
     canvas = Image.new("RGBA", (side, side), "white")
@@ -101,10 +104,9 @@ def records(fluent: Path, noto: Path) -> Iterator[tuple[dict, Path]]:
 
 
 def write_archive(output: Path, fluent: Path, noto: Path) -> Counter:
-    """Write the archive through a temporary name; return the pictures by style, split."""
+    """Write the archive; return the number of pictures by style and split."""
     counts, lines = Counter(), []
-    partial = output.with_suffix(".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
 
         def add(name: str, content: bytes) -> None:
             entry = zipfile.ZipInfo(name)  # dated 1980: bytes do not depend on today
@@ -118,12 +120,11 @@ def write_archive(output: Path, fluent: Path, noto: Path) -> Counter:
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
             counts[record["style"], record["split"]] += 1
         add("metadata.jsonl", "".join(lines).encode())
-    partial.replace(output)
     return counts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fluent", type=Path, help=f"unpacked {FLUENT}")
     parser.add_argument("--noto", type=Path, help=f"unpacked {NOTO}")
     parser.add_argument("--output", type=Path, default=ARCHIVE)
@@ -132,7 +133,9 @@ def main() -> None:
         try:
             fluent = arguments.fluent or fetch(FLUENT, Path(folder))
             noto = arguments.noto or fetch(NOTO, Path(folder))
-            counts = write_archive(arguments.output, fluent / "assets", noto)
+            partial = Path(folder) / "emoji64.zip"
+            counts = write_archive(partial, fluent / "assets", noto)
+            arguments.output.write_bytes(partial.read_bytes())
         except (OSError, subprocess.CalledProcessError) as error:
             reason = getattr(error, "stderr", None) or error
             print(f"prepare_emoji: {str(reason).strip()}", file=sys.stderr)

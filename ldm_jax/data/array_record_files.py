@@ -105,7 +105,9 @@ def open_reader(spec: str, pattern: str, split: str) -> ArrayRecordReader:
         try:
             files.append(ArrayRecordDataSource([path]))
         except (RuntimeError, ValueError, OSError) as error:
-            raise ValueError(f"{path} is not an array_record file: {error}") from error
+            raise ValueError(
+                f"{path} cannot be read as array_record: {error}"
+            ) from error
     reader = ArrayRecordReader(
         spec, paths, files, list(accumulate(len(file) for file in files))
     )

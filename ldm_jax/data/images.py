@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 2**27  # 134 million; decoded, 400 MB
 
@@ -33,9 +33,11 @@ def decode_pixels(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except CorruptImage:
         raise
+    except UnidentifiedImageError as error:
+        raise CorruptImage("it is in no image format that Pillow reads") from error
     except Exception as error:  # Pillow's decoders raise nearly every type on bad bytes
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CorruptImage(reason.replace(" <_io.BytesIO object", " <bytes")) from error
+        raise CorruptImage(reason) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -70,7 +70,7 @@ def make_loader(
     stream = stream.random_map(transform).map(keep_numeric)
     rows = batch_size // process_count
 
-    def row(position: int) -> Mapping[str, np.ndarray]:
+    def row(position: int) -> Any:
         step, offset = divmod(position, rows)
         return stream[step * batch_size + process_index * rows + offset]
 
@@ -93,7 +93,7 @@ def eval_batches(
     """
     count = len(source)
 
-    def row(position: int) -> Mapping[str, np.ndarray]:
+    def row(position: int) -> Any:
         index = min(position, count - 1)
         example = source[index]
         is_new = position < count and example.get("index", index) == index
@@ -106,7 +106,7 @@ def eval_batches(
         yield from batches
 
 
-def keep_numeric(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def keep_numeric(example: Mapping[str, Any]) -> dict[str, Any]:
     """Drop text, and make Python integers int32."""
     arrays = {
         name: np.int32(value) if isinstance(value, int) else np.asarray(value)

@@ -32,7 +32,9 @@ class Reader(Protocol):
     """One data format: random access to records. Instances must pickle cheaply."""
 
     spec: str
-    class_names: tuple[str, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -122,9 +124,9 @@ class ImageSource:
         return self.reader.fingerprint()
 
     def _report(self, name: str, error: Exception) -> None:
-        reason = str(error)
-        if self.corrupt.setdefault(name, reason) is reason:  # by identity: first time
-            logger.warning("skipped unreadable picture %s: %s", name, reason)
+        if name not in self.corrupt:
+            self.corrupt[name] = str(error)
+            logger.warning("skipped unreadable picture %s: %s", name, error)
         if len(self.corrupt) > MAX_CORRUPT_RATE * len(self):
             raise self._too_many()
 

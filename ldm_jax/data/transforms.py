@@ -16,6 +16,8 @@ from PIL import Image
 RESIZES = ("smallest", "smallest_N", "smallest_antialias", "square_bicubic")
 CROPS = ("center", "random")
 
+_FILTERS = Image.Resampling
+
 
 class Draws(NamedTuple):
     """The random numbers of one example, uniform in [0, 1)."""
@@ -171,15 +173,13 @@ def _sample(
     if (width, height) == (size, size) and left == int(left) and top == int(top):
         return pixels[int(top) : int(top) + size, int(left) : int(left) + size]
     image = Image.fromarray(pixels)
-    if resize in ("square_bicubic", "smallest_antialias"):
-        filters = Image.Resampling
-        kernel = filters.BICUBIC if resize == "square_bicubic" else filters.BILINEAR
-        right, bottom = min(left + width, image.width), min(top + height, image.height)
-        return np.asarray(
-            image.resize((size, size), kernel, (left, top, right, bottom))
-        )
+    box = (left, top, min(left + width, image.width), min(top + height, image.height))
+    if resize == "square_bicubic":
+        return np.asarray(image.crop(box).resize((size, size), _FILTERS.BICUBIC))
+    if resize == "smallest_antialias":
+        return np.asarray(image.resize((size, size), _FILTERS.BILINEAR, box))
     coefficients = (width / size, 0, left, 0, height / size, top)
-    sampled = image.transform(
-        (size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    affine = Image.Transform.AFFINE
+    return np.asarray(
+        image.transform((size, size), affine, coefficients, _FILTERS.BILINEAR)
     )
-    return np.asarray(sampled)

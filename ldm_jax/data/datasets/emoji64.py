@@ -46,16 +46,22 @@ class Emoji64Reader:
         return zipfile.ZipFile(self.path)  # its reads are locked: threads may share it
 
     @cached_property
-    def _rows(self) -> list[dict[str, Any]]:
+    def _all_rows(self) -> list[dict[str, Any]]:
         lines = self._archive.read("metadata.jsonl").decode().splitlines()
-        rows = [json.loads(line) for line in lines]
-        return [row for row in rows if self.split in (row["split"], "all")]
+        return [json.loads(line) for line in lines]
 
     @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        return [row for row in self._all_rows if self.split in (row["split"], "all")]
+
+    @cached_property
+    def _categories(self) -> tuple[str, ...]:
+        return tuple(sorted({row["category"] for row in self._all_rows}))
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """The eight categories, sorted."""
-        lines = self._archive.read("metadata.jsonl").decode().splitlines()
-        return tuple(sorted({json.loads(line)["category"] for line in lines}))
+        return self._categories
 
     def __getstate__(self) -> dict[str, Any]:
         return {"spec": self.spec, "path": self.path, "split": self.split}
