@@ -5,6 +5,7 @@ Every part of the state is an item of its own (`params`, `ema`, `opt_state`,
 what it needs. A half-written checkpoint is never listed and is cleared at the next start.
 """
 
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -266,6 +267,9 @@ def _form(leaf: Any) -> str:
 
 
 def _unreadable(directory: Path, step: int, error: Exception) -> CheckpointError:
+    # orbax reads in parallel and abandons the other reads once one has failed; asyncio
+    # would print a traceback for each of them at exit, burying the sentence below.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return CheckpointError(
         f"the checkpoint of step {step} in {directory} cannot be read "

@@ -58,7 +58,7 @@ def train_step(
         )
         state = _apply_update(state, name, objective, grads, optimizers[name], aux)
         metrics |= {f"{name}/{metric}": value for metric, value in aux.metrics.items()}
-        metrics[f"{name}/grad_norm"] = optax.global_norm(grads)
+        metrics[f"{name}/grad_norm"] = optax.tree.norm(grads)
         metrics.setdefault("loss", aux.metrics["loss"])
     return _advance(state, ema), metrics
 

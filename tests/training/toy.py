@@ -90,6 +90,15 @@ def create() -> TrainState:
     )
 
 
+new_state = jax.jit(create)
+
+
+def tiny_state(step: int = 0) -> TrainState:
+    """Two parameters and a counter, for what does not look inside."""
+    params = {"generator": {"w": jnp.zeros(2)}}
+    return TrainState(jnp.int32(step), params, None, {}, {})
+
+
 def host_batch(step: int) -> dict[str, np.ndarray]:
     """The batch of a step, a pure function of it."""
     x = np.random.default_rng(step).normal(size=(BATCH_SIZE, 4)).astype(np.float32)
