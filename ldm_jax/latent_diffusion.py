@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Shaped
 
+from ldm_jax.autoencoders.latent import Code, Gaussian
 from ldm_jax.diffusion.denoise import Denoised, DenoiseFn
 from ldm_jax.diffusion.predictions import Prediction
 from ldm_jax.diffusion.process import scales_at
@@ -32,14 +33,14 @@ class LatentDiffusion:
     """The parts of a model; holds no parameters.
 
     Attributes:
-      autoencoder: the frozen first stage, KL or VQ.
+      autoencoder: the frozen first stage, a linen module of `ldm_jax.autoencoders`.
       backbone: the denoiser, `(x, t, cond, train) -> [b h w c]`.
       conditioner: `(batch, train) -> Conditioning`, or None for an unconditional model.
       schedule: noise levels.
       prediction: what the backbone outputs.
     """
 
-    autoencoder: nn.Module
+    autoencoder: Any
     backbone: nn.Module
     conditioner: nn.Module | None
     schedule: Schedule
@@ -172,8 +173,9 @@ class LatentDiffusion:
         return _map_chunks(decode_all, z, chunk_size)
 
     @property
-    def _latent_type(self) -> Any:
-        return self.autoencoder.latent_type
+    def _latent_type(self) -> type[Gaussian] | type[Code]:
+        """What the first stage's moments describe: mean and log-variance, or a code."""
+        return {1: Code, 2: Gaussian}[self.autoencoder.moments_per_channel]
 
 
 def measure_latent_scale(latents: Float[Array, "b h w c"]) -> Float[Array, ""]:

@@ -11,6 +11,7 @@ from tiny_latent_diffusion import (
     tiny_params,
 )
 
+from ldm_jax.autoencoders import AUTOENCODERS
 from ldm_jax.latent_diffusion import make_sample_fn, measure_latent_scale
 from ldm_jax.samplers import ddim, ddpm
 
@@ -49,6 +50,27 @@ def test_cached_moments_give_the_same_latents_as_the_images():
         ldm.encode({}, cached, KEY, 2.0), ldm.encode(frozen, batch, KEY, 2.0)
     )
     assert ldm.latent_shape(cached) == ldm.latent_shape(batch) == (4, 4, 4, 2)
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_both_first_stages_fit(name):
+    sizes = {"z_channels": 3, "embed_dim": 3, "ch": 8, "ch_mult": (1, 2)}
+    autoencoder = AUTOENCODERS[name](**sizes, num_res_blocks=1, num_groups=4)
+    ldm, batch = tiny_model(autoencoder=autoencoder), tiny_batch()
+    key = jax.random.key(0)
+    variables = jax.eval_shape(autoencoder.init, key, batch["image"], key)
+    frozen = {"autoencoder": variables["params"]}
+    z0 = jax.eval_shape(ldm.encode, frozen, batch, key, 2.0)
+    moments = jax.eval_shape(
+        lambda v, x: autoencoder.apply(v, x, method="encode").moments,
+        variables,
+        batch["image"],
+    )
+    cached = {"moments": moments}
+    assert jax.eval_shape(ldm.encode, {}, cached, key, 2.0) == z0
+    assert z0.shape == ldm.latent_shape(cached) == ldm.latent_shape(batch)
+    assert z0.dtype == jnp.float32
+    assert jax.eval_shape(ldm.decode, frozen, z0, 2.0).shape == batch["image"].shape
 
 
 def test_a_batch_without_images_or_moments_is_refused():

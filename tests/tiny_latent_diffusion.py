@@ -2,41 +2,20 @@
 
 from typing import ClassVar
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ldm_jax.arrays import normal_like
+from ldm_jax.autoencoders.latent import Gaussian
 from ldm_jax.conditioners import ClassLabel
 from ldm_jax.diffusion import PREDICTIONS, SCHEDULES
 from ldm_jax.latent_diffusion import LatentDiffusion
 
 
-@flax.struct.dataclass
-class TinyLatent:
-    mean: jax.Array
-    logvar: jax.Array
-
-    def sample(self, key):
-        return self.mean + jnp.exp(0.5 * self.logvar) * normal_like(key, self.mean)
-
-    def mode(self):
-        return self.mean
-
-    @property
-    def moments(self):
-        return jnp.concatenate([self.mean, self.logvar], -1)
-
-    @classmethod
-    def from_moments(cls, moments):
-        return cls(*jnp.split(moments, 2, -1))
-
-
 class TinyAutoencoder(nn.Module):
     """Strided convolutions: [b 8 8 3] <-> [b 4 4 2]."""
 
-    latent_type: ClassVar = TinyLatent
+    moments_per_channel: ClassVar[int] = 2
     downsampling_factor: ClassVar[int] = 2
     latent_channels: ClassVar[int] = 2
 
@@ -45,7 +24,7 @@ class TinyAutoencoder(nn.Module):
         self.up = nn.ConvTranspose(3, (2, 2), strides=(2, 2))
 
     def encode(self, image):
-        return TinyLatent(*jnp.split(self.down(image), 2, -1))
+        return Gaussian.from_moments(self.down(image))
 
     def decode(self, z):
         return self.up(z)
@@ -72,9 +51,11 @@ class TinyBackbone(nn.Module):
         return nn.Conv(x.shape[-1], (3, 3))(h)
 
 
-def tiny_model(*, prediction="eps", num_timesteps=1000, conditioner=None):
+def tiny_model(
+    *, prediction="eps", num_timesteps=1000, conditioner=None, autoencoder=None
+):
     return LatentDiffusion(
-        TinyAutoencoder(),
+        autoencoder or TinyAutoencoder(),
         TinyBackbone(),
         conditioner,
         SCHEDULES["linear"](num_timesteps, 0.0015, 0.0195),
@@ -96,5 +77,5 @@ def tiny_batch(batch_size=4):
 def tiny_params(ldm, batch):
     """(params, frozen) of a model."""
     key = jax.random.key(0)
-    frozen = ldm.autoencoder.init(key, batch["image"], key)["params"]
-    return ldm.init_params(key, batch), {"autoencoder": frozen}
+    frozen = jax.jit(ldm.autoencoder.init)(key, batch["image"], key)["params"]
+    return jax.jit(ldm.init_params)(key, batch), {"autoencoder": frozen}
