@@ -22,7 +22,7 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan of the run and sto
 
 def main() -> None:
     # After the flags, so that --help and a mistyped flag answer at once.
-    from ldm_jax import build, plan
+    from ldm_jax import plan, run
 
     config = CONFIG.value
     config_lib.check(config)
@@ -31,7 +31,7 @@ def main() -> None:
         return
     if not WORKDIR.value:
         raise ValueError("--workdir is missing: give the folder where the run is kept")
-    build.train(config, Path(WORKDIR.value))
+    run.train(config, Path(WORKDIR.value))
 
 
 if __name__ == "__main__":

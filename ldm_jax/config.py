@@ -5,13 +5,14 @@ traceback; LDM_JAX_TRACEBACK=1 shows the traceback as well.
 """
 
 import json
+import logging as std_logging
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 TASKS = ("autoencoding", "denoising")
@@ -37,7 +38,8 @@ def run_cli(main: Callable[[], None], required: tuple[str, ...] = ()) -> None:
             sys.exit(0)
         try:
             rest = flags.FLAGS(argv)
-        except Exception as error:  # absl and ml_collections raise many kinds here
+        except (flags.Error, LookupError, AttributeError, ValueError, TypeError, OSError,
+                ImportError, SyntaxError) as error:  # fmt: skip
             _fail(_flag_sentence(error))
         if len(rest) > 1:
             _fail(f"unexpected argument {rest[1]!r}: flags are written --name=value")
@@ -47,6 +49,7 @@ def run_cli(main: Callable[[], None], required: tuple[str, ...] = ()) -> None:
         return rest
 
     def guarded(_: list[str]) -> None:
+        _log_plainly()
         try:
             main()
         except (ValueError, TypeError, OSError) as error:
@@ -57,6 +60,16 @@ def run_cli(main: Callable[[], None], required: tuple[str, ...] = ()) -> None:
             _fail("interrupted", code=130)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _log_plainly() -> None:
+    """Our own messages as plain lines; of the libraries, warnings only."""
+    logging.set_verbosity(logging.WARNING)
+    logger = std_logging.getLogger("ldm_jax")
+    handler = std_logging.StreamHandler()
+    handler.setFormatter(std_logging.Formatter("%(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(std_logging.INFO)
 
 
 def _flag_sentence(error: Exception) -> str:

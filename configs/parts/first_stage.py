@@ -1,6 +1,7 @@
 """The published first stages: what they share, and what each of them chooses."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs.parts import training
 
@@ -18,9 +19,7 @@ def kl(
     autoencoder = _architecture(ch_mult, channels, attn_resolutions)
     autoencoder.update({"name": "kl"})
     config = _config(autoencoder, batch_size)
-    config.loss.update(
-        {"nll_reduction": "sum", "regularizer_weight": 1e-6, "logvar_init": 0.0}
-    )
+    config.loss.update({"nll_reduction": "sum", "regularizer_weight": 1e-6})
     config.adversarial.update({"disc_start": 50_001, "disc_weight": 0.5})
     return config
 
@@ -49,9 +48,7 @@ def vq(
         }
     )
     config = _config(autoencoder, batch_size)
-    config.loss.update(
-        {"nll_reduction": "mean", "regularizer_weight": 1.0, "logvar_init": 0.0}
-    )
+    config.loss.update({"nll_reduction": "mean", "regularizer_weight": 1.0})
     config.adversarial.update(
         {
             "disc_start": disc_start,
@@ -76,7 +73,7 @@ def _architecture(
             "embed_dim": channels,
             "mid_attention": True,
             "dropout": 0.0,
-            "remat": False,
+            "remat": "none",  # "blocks" trades time for memory
         }
     )
 
@@ -86,7 +83,13 @@ def _config(autoencoder: ConfigDict, batch_size: int) -> ConfigDict:
     config.task = "autoencoding"
     config.autoencoder = autoencoder
     config.loss = ConfigDict(
-        {"pixel_loss": "l1", "perceptual_weight": 1.0, "perceptual_weights_path": ""}
+        {
+            "pixel_loss": "l1",
+            "perceptual_weight": 1.0,
+            "perceptual_weights_path": "",  # searched for if empty
+            "perceptual_crop": placeholder(int),  # None: LPIPS of the whole image
+            "logvar": 0.0,
+        }
     )
     config.adversarial = ConfigDict(
         {
@@ -101,7 +104,6 @@ def _config(autoencoder: ConfigDict, batch_size: int) -> ConfigDict:
         image_size=256, resize="smallest_384", crop="random", flip_rate=0.0
     )
     config.optimizer = training.adam()
-    config.schedule = ConfigDict({"name": "constant"})
     config.train = training.train(
         num_steps=500_000,
         batch_size=batch_size,

@@ -35,10 +35,12 @@ def config(
     config.conditioner = ConfigDict({"name": "none"})
     config.diffusion = ConfigDict(
         {
-            "schedule": "linear",
-            "beta_start": 0.0015,
-            "beta_end": beta_end,
-            "num_timesteps": 1000,
+            "schedule": {
+                "name": "linear",  # in sqrt(beta)
+                "num_timesteps": 1000,
+                "beta_start": 0.0015,
+                "beta_end": beta_end,
+            },
             "prediction": "eps",
             "loss": loss,
             "weighting": "simple",
@@ -52,7 +54,6 @@ def config(
         image_size=image_size, resize=resize, crop=crop, flip_rate=flip_rate
     )
     config.optimizer = training.adamw()
-    config.schedule = ConfigDict({"name": "constant"})
     config.train = training.train(
         num_steps=num_steps, batch_size=batch_size, learning_rate=learning_rate
     )

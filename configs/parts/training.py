@@ -1,6 +1,7 @@
 """The `train`, `optimizer`, `mesh` and `data` sections."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def train(*, num_steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
@@ -26,7 +27,14 @@ def train(*, num_steps: int, batch_size: int, learning_rate: float) -> ConfigDic
 def adam() -> ConfigDict:
     """Adam of the published first stages (betas 0.5, 0.9; no weight decay)."""
     return ConfigDict(
-        {"name": "adam", "b1": 0.5, "b2": 0.9, "eps": 1e-8, "clip_norm": 0.0}
+        {
+            "name": "adam",
+            "b1": 0.5,
+            "b2": 0.9,
+            "eps": 1e-8,
+            "max_grad_norm": placeholder(float),  # None never clips
+            "schedule": {"name": "constant"},
+        }
     )
 
 
@@ -39,7 +47,8 @@ def adamw() -> ConfigDict:
             "b2": 0.999,
             "eps": 1e-8,
             "weight_decay": 0.01,
-            "clip_norm": 0.0,
+            "max_grad_norm": placeholder(float),
+            "schedule": {"name": "constant"},
         }
     )
 
@@ -59,5 +68,6 @@ def data(*, image_size: int, resize: str, crop: str, flip_rate: float) -> Config
             "crop": crop,
             "flip_rate": flip_rate,
             "num_workers": 0,  # loader processes; 0 decodes in threads
+            "num_validation": 1000,  # pictures of the split `val` to evaluate on
         }
     )
