@@ -52,7 +52,7 @@ def test_weights_of_the_three_predictions_weigh_the_same_error_alike(weighting):
     np.testing.assert_allclose(v_loss, weights["x0"][1:], rtol=1e-6)
 
 
-def test_vlb_weights_of_eps_are_half_the_drop_of_snr():
+def test_vlb_weights_of_x0_are_half_the_drop_of_snr():
     """L_t = (SNR(t-1) - SNR(t)) |x0 error|^2 / 2 (Kingma et al. 2021, eq. 13)."""
     snr = SCHEDULE.exact_snr
     expected = (snr[:-1] - snr[1:]) / 2

@@ -57,10 +57,8 @@ def test_parameters_are_those_of_the_reference(num_steps, eta):
     np.testing.assert_array_equal(actual.t, golden[f"out/S{num_steps}_t"])
     assert_within(actual.alpha_bar, golden[f"out/S{num_steps}_alpha"])
     assert_within(actual.alpha_bar_prev, golden[f"out/S{num_steps}_alpha_prev"])
-    sigma = golden[f"out/S{num_steps}_eta{eta}_sigma"]
-    assert_within(actual.sigma, sigma) if eta else np.testing.assert_array_equal(
-        actual.sigma, sigma
-    )
+    expected = golden[f"out/S{num_steps}_eta{eta}_sigma"]
+    np.testing.assert_allclose(actual.sigma, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_steps", [5, 10, 20, 50])
@@ -115,8 +113,7 @@ def test_an_unknown_final_level_is_refused():
         ddim(SCHEDULE, 5, final_alpha_bar="zero")
 
 
-@pytest.mark.parametrize("eta", [0.0])
-def test_diffusers_agrees_step_by_step(eta):
+def test_diffusers_agrees_step_by_step():
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     x_T, c, _, _ = golden_trajectory("ddim_S10")
@@ -134,7 +131,7 @@ def test_diffusers_agrees_step_by_step(eta):
     x = torch.from_numpy(x_T)
     for t in scheduler.timesteps:
         _, eps = toy_denoise_fn(c)(x.numpy(), np.full(len(x), float(t), np.float32))
-        x = scheduler.step(torch.from_numpy(np.array(eps)), t, x, eta=eta).prev_sample
-    sampler = ddim(SCHEDULE, 10, grid="trailing", eta=eta)
+        x = scheduler.step(torch.from_numpy(np.array(eps)), t, x).prev_sample
+    sampler = ddim(SCHEDULE, 10, grid="trailing")
     actual = sample(toy_denoise_fn(c), sampler, x_T, jax.random.key(0))
     assert_within(actual, x.numpy())
