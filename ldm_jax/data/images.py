@@ -1,12 +1,25 @@
 """Encoded image bytes of any mode to RGB pixels."""
 
 import io
+import struct
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 2**27  # 134 million; decoded, 400 MB
+
+_BAD_EXIF = (SyntaxError, ValueError, TypeError, LookupError, OSError, struct.error)
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class CorruptImage(ValueError):
@@ -30,7 +43,7 @@ def decode_pixels(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
             if image.width * image.height > MAX_PIXELS:
                 raise CorruptImage(f"{image.width}x{image.height} pixels are too many")
             image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            return np.asarray(_to_rgb(_upright(image)))
     except CorruptImage:
         raise
     except UnidentifiedImageError as error:
@@ -38,6 +51,19 @@ def decode_pixels(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
     except Exception as error:  # Pillow's decoders raise nearly every type on bad bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CorruptImage(reason) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Undo the rotation that EXIF states.
+
+    Not `ImageOps.exif_transpose`, which also rewrites the EXIF block and fails where
+    some other tag of it is malformed.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except _BAD_EXIF:  # says nothing about the picture itself
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

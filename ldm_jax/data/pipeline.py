@@ -7,7 +7,7 @@ process index gives the global batch.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any, Protocol
 
@@ -84,7 +84,7 @@ def make_loader(
 
 def eval_batches(
     source: Source, transform: Transform, *, batch_size: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Every picture once, in order, in full batches with a `mask`.
 
     The mask is 0 for the rows that fill the last batch and for stand-ins of unreadable

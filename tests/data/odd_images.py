@@ -1,6 +1,8 @@
 """Pictures of every sort that users have, as encoded bytes by file name."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -44,6 +46,24 @@ def palette_with_transparency() -> bytes:
     return encode(image, "PNG", transparency=0)
 
 
+def deep_colour() -> bytes:
+    """A 16-bit RGB PNG, which Pillow cannot write: 8x8 of (0x1280, 0x3480, 0x5680)."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    rows = (b"\0" + struct.pack(">HHH", 0x1280, 0x3480, 0x5680) * 8) * 8
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def broken_exif() -> bytes:
+    exif = b"Exif\0\0not a TIFF header"
+    return encode(solid("L", (8, 8), 50), "JPEG", exif=exif)
+
+
 # name -> (bytes, the colour of the top left pixel, (height, width))
 READABLE = {
     "tiny.png": (encode(solid("RGB", (1, 1), "red"), "PNG"), (255, 0, 0), (1, 1)),
@@ -76,6 +96,8 @@ READABLE = {
         (8, 8),
     ),
     "deep_grey.png": (deep_grey(), (128,) * 3, (8, 8)),
+    "deep_colour.png": (deep_colour(), (0x12, 0x34, 0x56), (8, 8)),
+    "broken_exif.jpg": (broken_exif(), (50,) * 3, (8, 8)),
     "rotated.JPG": (upright_when_rotated(), (254, 0, 0), (32, 16)),
     "animated.webp": (animated_webp(), (255, 0, 0), (8, 8)),
 }
