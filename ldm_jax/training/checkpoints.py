@@ -5,6 +5,7 @@ Every part of the state is an item of its own (`params`, `ema`, `opt_state`,
 what it needs. A half-written checkpoint is never listed and is cleared at the next start.
 """
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from ldm_jax.training.state import TrainState
 from ldm_jax.trees import flatten, num_bytes
@@ -69,7 +71,7 @@ def save(
         return False
     items = {name: getattr(state, name) for name in ITEMS}
     items = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
-    check_free_space(manager.directory, num_bytes(items), step)
+    check_free_space(Path(manager.directory), num_bytes(items), step)
     args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     meta = {**(meta or {}), "step": step}
     try:
@@ -141,7 +143,7 @@ def restore_state(
     # A copy into fresh buffers: the state is donated to the first step.
     counter = jax.device_put(jnp.array(step, jnp.int32), target.step.sharding)
     parts = {name: restored[name] for name in trees}
-    return target.replace(step=counter, **parts), dict(restored["meta"])
+    return dataclasses.replace(target, step=counter, **parts), dict(restored["meta"])
 
 
 def load_params(
@@ -232,7 +234,7 @@ def _item_shapes(directory: Path, step: int, item: str) -> PyTree:
     """Shapes and dtypes of a stored item."""
     try:
         path = directory / str(step) / item
-        metadata = ocp.PyTreeCheckpointHandler().metadata(path)
+        metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path))
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), metadata.tree
         )

@@ -24,7 +24,7 @@ MIN_FSDP_ELEMENTS = 2**14
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | None = None
+    data: int = -1, fsdp: int = 1, *, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """A mesh with axes ("data", "fsdp") over all devices; -1 takes what is left.
 
@@ -140,8 +140,10 @@ def put_batch(
     Raises:
       ValueError: if the global batch is not a multiple of the number of devices.
     """
+    mesh = sharding.mesh
+    assert isinstance(mesh, Mesh)
     for x in batch.values():
-        check_batch_size(x.shape[0] * jax.process_count(), sharding.mesh)
+        check_batch_size(x.shape[0] * jax.process_count(), mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, x)
         for name, x in batch.items()

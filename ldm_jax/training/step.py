@@ -4,6 +4,7 @@ Not jitted here: the caller jits it once, with a donated state and its shardings
 over the batch are global under `jit`, so there is no collective in sight.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,7 +95,7 @@ def _gradients(
     if num_microbatches == 1:
         return one_microbatch(state.collections, batch, 0)
 
-    def body(carry: tuple, inputs: tuple) -> tuple[tuple, dict]:
+    def body(carry: tuple, inputs: tuple) -> tuple[tuple, Mapping]:
         total, collections = carry
         grads, aux = one_microbatch(collections, *inputs)
         return (jax.tree.map(jnp.add, total, grads), aux.collections), aux.metrics
@@ -136,8 +137,10 @@ def _apply_update(
 ) -> TrainState:
     trained, _ = select(state.params, objective.trains)
     updates, opt_state = optimizer.update(grads, state.opt_state[name], trained)
-    return state.replace(
-        params={**state.params, **optax.apply_updates(trained, updates)},
+    updated: dict = dict(optax.apply_updates(trained, updates))  # pyright: ignore
+    return dataclasses.replace(
+        state,
+        params={**state.params, **updated},
         opt_state={**state.opt_state, name: opt_state},
         collections=dict(aux.collections),
     )
@@ -146,5 +149,7 @@ def _apply_update(
 def _advance(state: TrainState, ema: Ema | None) -> TrainState:
     """Count the step and average the parameters it arrived at."""
     step = state.step + 1
-    average = None if ema is None else ema.update(state.ema, state.params, step)
-    return state.replace(step=step, ema=average)
+    average = None
+    if ema is not None:
+        average = ema.update(state.ema or {}, state.params, step)
+    return dataclasses.replace(state, step=step, ema=average)

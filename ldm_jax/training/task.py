@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float
 
 PyTree = Any
 
@@ -23,7 +22,7 @@ class Aux(NamedTuple):
         by top-level name; those left out stay as they were.
     """
 
-    metrics: Mapping[str, Float[Array, ""]] = {}
+    metrics: Mapping[str, jax.Array] = {}
     collections: Mapping[str, PyTree] = {}
 
 

@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import jax
+from typing import Any
 
 # Dense bfloat16 FLOP/s of one jax device, from the vendors' data sheets; the first entry
 # whose key occurs in `device_kind` (lower case) counts. Older TPUs show each core.
@@ -32,7 +31,7 @@ PEAK_FLOPS = {
 }
 
 
-def peak_flops(device: jax.Device) -> float | None:
+def peak_flops(device: Any) -> float | None:
     """A device's bfloat16 peak, or None if it is not in the table (CPUs never are)."""
     kind = device.device_kind.lower()
     return next((peak for name, peak in PEAK_FLOPS.items() if name in kind), None)
@@ -72,15 +71,14 @@ class Throughput:
 
     def measure(self, step: int) -> dict[str, float | None]:
         """Rates since the last mark, which moves to `step`; None where unknown."""
-        now, rate = self._clock(), None
+        now, rate, mfu = self._clock(), None, None
         if self._mark is not None and step > self._mark[1] and now > self._mark[0]:
             rate = (step - self._mark[1]) / (now - self._mark[0])
         self._mark = now, step
-        is_known = rate is not None and self._flops_per_step and self._peak
-        return {
-            "images_per_sec": None if rate is None else rate * self._batch_size,
-            "mfu": rate * self._flops_per_step / self._peak if is_known else None,
-        }
+        if rate is not None and self._flops_per_step and self._peak:
+            mfu = rate * self._flops_per_step / self._peak
+        images_per_sec = None if rate is None else rate * self._batch_size
+        return {"images_per_sec": images_per_sec, "mfu": mfu}
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ import toy
 from jax.sharding import PartitionSpec as P
 
 from ldm_jax.training import sharding
+from ldm_jax.training.step import _microbatches
 from ldm_jax.trees import flatten
 
 pytestmark = pytest.mark.skipif(
@@ -99,19 +100,24 @@ def test_fsdp_splits_parameters_moments_and_average():
     }
 
 
-def test_microbatches_stay_on_their_devices(one_device):
+def test_grad_accumulation_on_eight_devices_equals_one(one_device):
     mesh = sharding.make_mesh()
     losses, _ = train(mesh, num_steps=2, grad_accumulation=2)
     alone, _ = train(
         sharding.make_mesh(devices=jax.devices()[:1]), num_steps=2, grad_accumulation=2
     )
     np.testing.assert_allclose(losses, alone, rtol=2e-5)
-    batch = sharding.put_batch(toy.host_batch(1), sharding.batch_sharding(mesh))
-    step = jax.jit(
-        lambda s, b: toy.step_fn(s, toy.FROZEN, b, grad_accumulation=2)[1]["loss"]
-    )
-    text = step.lower(toy.new_state(), batch).compile().as_text()
-    assert "all-to-all" not in text and "collective-permute" not in text
+
+
+def test_every_microbatch_is_spread_over_all_devices():
+    place = sharding.batch_sharding(sharding.make_mesh(2, 4))
+    batch = sharding.put_batch(toy.host_batch(1), place)
+    compiled = jax.jit(lambda b: _microbatches(b, 2)).lower(batch).compile()
+    x = compiled(batch)["x"]
+    assert x.shape == (2, toy.BATCH_SIZE // 2, 4)
+    assert x.sharding.shard_shape(x.shape) == (2, toy.BATCH_SIZE // 16, 4)
+    collectives = ("all-to-all", "all-gather", "collective-permute", "all-reduce")
+    assert not [name for name in collectives if name in compiled.as_text()]
 
 
 def test_batch_that_does_not_divide_is_refused():

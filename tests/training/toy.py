@@ -5,6 +5,7 @@ as a script, it trains in a folder and resumes what it finds there.
 """
 
 import functools
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from ldm_jax.rng import named_key
 from ldm_jax.training import checkpoints, hooks, sharding
 from ldm_jax.training.ema import ema, ramp
-from ldm_jax.training.loop import run, stop_on_signal
+from ldm_jax.training.loop import Hook, run, stop_on_signal
 from ldm_jax.training.metrics import JsonlWriter
 from ldm_jax.training.optimizers import adam, adamw
 from ldm_jax.training.state import TrainState, create_state
@@ -25,7 +26,7 @@ from ldm_jax.training.step import train_step
 from ldm_jax.training.task import Aux, Objective, Task
 from ldm_jax.training.throughput import Throughput
 
-BATCH_SIZE, WIDTH = 16, 128
+BATCH_SIZE, WIDTH, CHECKPOINT_EVERY = 16, 128, 4
 KEY = jax.random.key(0)
 TARGET = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
 
@@ -135,8 +136,14 @@ def sharded_step_fn(mesh, shardings, **kwargs):
     return lambda state, batch: jitted(state, frozen, batch)
 
 
-def train(workdir: Path, num_steps: int, checkpoint_every: int) -> TrainState:
-    """Train in `workdir`, resuming from its newest checkpoint; print every step."""
+def send_signal(at_step: int, signum: int) -> Hook:
+    """Send this process a signal after a step, as an operator or the kernel would."""
+    kill = lambda step, state, metrics: step == at_step and os.kill(os.getpid(), signum)
+    return kill
+
+
+def train(workdir: Path, num_steps: int, *extra_hooks: Hook) -> TrainState:
+    """Train in `workdir`, resuming from its newest checkpoint."""
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     target, shardings = layout(mesh)
     with checkpoints.open_checkpoints(workdir) as manager, stop_on_signal() as stop:
@@ -156,8 +163,8 @@ def train(workdir: Path, num_steps: int, checkpoint_every: int) -> TrainState:
             sharded_step_fn(mesh, shardings),
             [
                 hooks.log([writer], throughput),
-                hooks.every(checkpoint_every, save),
-                lambda step, state, metrics: print(f"step {step}", flush=True),
+                hooks.every(CHECKPOINT_EVERY, save),
+                *extra_hooks,
             ],
             num_steps,
             should_stop=stop,
@@ -168,4 +175,5 @@ def train(workdir: Path, num_steps: int, checkpoint_every: int) -> TrainState:
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    folder, last_step, at_step, signal_number = sys.argv[1:]
+    train(Path(folder), int(last_step), send_signal(int(at_step), int(signal_number)))
