@@ -73,7 +73,7 @@ def test_input_and_token_widths_follow_from_the_inputs():
 
 
 def test_remat_and_bfloat16_agree_with_plain_float32():
-    plain = UNet(**TINY, attention="transformer", attention_resolutions=(1,))
+    plain = UNet(**TINY, attention="transformer")
     params = random_params(plain, X, T, TOKENS)
 
     def run(unet):
