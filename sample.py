@@ -16,9 +16,13 @@ from absl import flags
 from ldm_jax import config as config_lib
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of the trained model.")
-STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; newest if left out.")
+STEP = flags.DEFINE_integer(
+    "checkpoint_step", None, "Which checkpoint; newest if left out."
+)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 16, "How many pictures.", 1)
-SAMPLER = flags.DEFINE_string("sampler", None, "ddim or ddpm; the config's if left out.")
+SAMPLER = flags.DEFINE_string(
+    "sampler", None, "ddim or ddpm; the config's if left out."
+)
 STEPS = flags.DEFINE_integer("steps", None, "Sampling steps; the config's if left out.")
 ETA = flags.DEFINE_float("eta", None, "DDIM's noise: 0 deterministic, 1 as DDPM.")
 GUIDANCE_SCALE = flags.DEFINE_float(

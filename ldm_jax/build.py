@@ -27,7 +27,7 @@ from ldm_jax.features.lpips import lpips, param_shapes
 from ldm_jax.features.weights import find_lpips_weights
 from ldm_jax.latent_diffusion import LatentDiffusion
 from ldm_jax.rng import named_keys
-from ldm_jax.samplers import SAMPLERS
+from ldm_jax.samplers import SAMPLERS, Sampler
 from ldm_jax.tasks.autoencoding import (
     AdversarialLoss,
     Autoencoding,
@@ -99,11 +99,10 @@ def latent_diffusion(config: ConfigDict) -> LatentDiffusion:
     )
 
 
-def sampler(config: ConfigDict, ldm: LatentDiffusion, **overrides: Any) -> Any:
-    """The sampler of `config.sampler`, some fields replaced."""
-    section = {**config.sampler, **overrides}
-    section.pop("guidance_scale", None)
-    return _from_table(SAMPLERS, section, "sampler", schedule=ldm.schedule)
+def sampler(section: Mapping[str, Any], ldm: LatentDiffusion) -> Sampler:
+    """The sampler of a section such as `config.sampler`, on the model's schedule."""
+    fields = {k: v for k, v in section.items() if k != "guidance_scale"}
+    return _from_table(SAMPLERS, fields, "sampler", schedule=ldm.schedule)
 
 
 def optimizers(

@@ -1,7 +1,7 @@
 """A trained model as one object: `ldm_jax.load(workdir)`."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Model:
             section["num_steps"] = steps
         return make_sample_fn(
             self.ldm,
-            build.sampler_of(section, self.ldm),
+            build.sampler(section, self.ldm),
             batch_size=batch_size,
             latent_size=self._latent_size(height, width),
             decode_chunk_size=16,

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -24,7 +24,7 @@ from ldm_jax.data.latent_cache import (
     write_latent_cache,
 )
 from ldm_jax.data.pipeline import eval_batches, make_loader
-from ldm_jax.data.transforms import WithMirror
+from ldm_jax.data.transforms import SquareImage, WithMirror
 from ldm_jax.latent_diffusion import make_sample_fn, measure_latent_scale
 from ldm_jax.rng import named_key
 from ldm_jax.training import checkpoints, compilation, hooks, loop, metrics, sharding
@@ -48,6 +48,8 @@ class Run:
     config: ConfigDict
     workdir: Path
     experiment: build.Experiment
+    source: Any
+    transform: SquareImage
     mesh: jax.sharding.Mesh
     frozen: PyTree
     key: jax.Array
@@ -58,14 +60,21 @@ class Run:
         return sharding.put_batch(chosen, sharding.batch_sharding(self.mesh))
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
+def train(
+    config: ConfigDict, workdir: Path, *, devices: Sequence[jax.Device] | None = None
+) -> None:
     """Train, or go on training, what `config` describes in `workdir`.
+
+    Args:
+      config: checked by `config.check`.
+      workdir: made if missing; the newest checkpoint in it is where training goes on.
+      devices: to lay the mesh over; all if None.
 
     Raises:
       ValueError, OSError: one sentence for whatever a user can get wrong.
     """
     compilation.enable_compilation_cache(_cache_dir())
-    run = _open(config, workdir)
+    run = _open(config, workdir, devices)
     config_lib.save(config, workdir / "config.json")
     manager = checkpoints.open_checkpoints(
         workdir, max_to_keep=config.train.keep_checkpoints
@@ -74,17 +83,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         state, shardings = _initial_state(run, manager)
         first_step = int(state.step)
         writers = metrics.make_writers(workdir, first_step=first_step)
-        source, transform = _train_source(run)
-        loader = make_loader(
-            source,
-            transform,
-            batch_size=config.train.batch_size,
-            seed=config.train.seed,
-            start_step=first_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            num_workers=config.data.num_workers,
-        )
+        loader = _loader(run, *_train_source(run), start_step=first_step)
         with closing(loader):
             batches = map(run.put, loader)
             first_batch = next(batches)
@@ -112,21 +111,23 @@ def train(config: ConfigDict, workdir: Path) -> None:
         checkpoints.wait(manager)
         for writer in (*writers, console):
             writer.close()
-    _report_corrupt(source)
+    _report_corrupt(run.source)
 
 
-def _open(config: ConfigDict, workdir: Path) -> Run:
+def _open(
+    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None
+) -> Run:
     """Everything that can be wrong is met here, before anything is computed."""
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices=devices)
     sharding.check_batch_size(
         config.train.batch_size, mesh, config.train.grad_accumulation
     )
-    build.data(config)
+    source, transform = build.data(config)
     experiment = build.experiment(config)
     frozen = jax.device_put(build.frozen(config), sharding.replicated(mesh))
     key = jax.random.key(config.train.seed)
     workdir.mkdir(parents=True, exist_ok=True)
-    return Run(config, workdir, experiment, mesh, frozen, key)
+    return Run(config, workdir, experiment, source, transform, mesh, frozen, key)
 
 
 def create_fn(config: ConfigDict, experiment: build.Experiment) -> Callable:
@@ -179,16 +180,7 @@ def _initial_state(run: Run, manager: Any) -> tuple[TrainState, PyTree]:
 
 def _measured_scale(run: Run) -> jax.Array:
     """From the first global batch of the run, the same on every layout."""
-    source, transform = build.data(run.config)
-    config = run.config.train
-    loader = make_loader(
-        source,
-        transform,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    loader = _loader(run, run.source, run.transform)
 
     def measure(frozen: PyTree, batch: Batch) -> jax.Array:
         key = named_key(run.key, "latent_scale")
@@ -209,9 +201,23 @@ def _compile_step(run: Run, state: TrainState, shardings: PyTree, batch: Batch):
     return jitted.lower(state, run.frozen, batch).compile()
 
 
+def _loader(run: Run, source: Any, transform: Any, *, start_step: int = 0) -> Any:
+    """This process's share of the batches from `start_step` on."""
+    return make_loader(
+        source,
+        transform,
+        batch_size=run.config.train.batch_size,
+        seed=run.config.train.seed,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_workers=run.config.data.num_workers,
+    )
+
+
 def _train_source(run: Run) -> tuple[Any, Any]:
     """Pictures with their transform, or cached latents with theirs."""
-    source, transform = build.data(run.config)
+    source, transform = run.source, run.transform
     if run.config.task != "denoising" or not run.config.latent.cache:
         return source, transform
     if not transform.is_cacheable:
@@ -347,7 +353,7 @@ def _sample_fn(run: Run, batch: Batch) -> Callable[..., jax.Array]:
     _, h, w, _ = ldm.latent_shape(batch)
     draw = make_sample_fn(
         ldm,
-        build.sampler(config, ldm),
+        build.sampler(config.sampler, ldm),
         batch_size=len(batch["image"]),
         latent_size=(h, w),
     )
@@ -364,8 +370,11 @@ def _sample_fn(run: Run, batch: Batch) -> Callable[..., jax.Array]:
 
 def _meta(run: Run, step: int) -> dict[str, Any]:
     """What a checkpoint says of itself; the data's position follows from the step."""
-    examples = step * run.config.train.batch_size
-    return {"data_position": examples, "seed": run.config.train.seed}
+    return {
+        "data_position": step * run.config.train.batch_size,
+        "seed": run.config.train.seed,
+        "class_names": list(run.source.class_names),
+    }
 
 
 def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
@@ -386,10 +395,8 @@ def _cache_dir() -> Path:
 
 
 def _report_corrupt(source: Any) -> None:
-    corrupt = getattr(source, "corrupt", None)
-    if corrupt:
+    if source.corrupt:
+        names = ", ".join(sorted(source.corrupt)[:10])
         logger.warning(
-            "%d unreadable picture(s) were skipped: %s",
-            len(corrupt),
-            ", ".join(sorted(corrupt)[:10]),
+            "%d unreadable picture(s) skipped: %s", len(source.corrupt), names
         )

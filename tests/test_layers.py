@@ -11,7 +11,7 @@ L1 = {"diffusion", "nn", "training"}
 L2 = {"autoencoders", "backbones", "conditioners", "adversarial", "features"}
 L3 = {"samplers", "guidance", "tiling", "latent_diffusion"}
 L4 = {"tasks", "evaluation", "interop"}
-COMPOSITION = {"build", "config", "__init__", "load", "api"}
+COMPOSITION = {"__init__", "build", "config", "loading", "plan", "run"}
 
 # What each part of ldm_jax may import of ldm_jax, itself apart.
 ALLOWED = (
@@ -32,7 +32,7 @@ CONFINED = {
     "grain": ("ldm_jax/data/",),
     "array_record": ("ldm_jax/data/", "tools/"),
     "tensorboardX": ("ldm_jax/training/metrics.py",),
-    "clu": ("ldm_jax/training/metrics.py", "train.py", "sample.py"),
+    "clu": ("ldm_jax/plan.py",),
 }
 FORBIDDEN = {
     "ldm_jax/data/": ("jax", "flax", "tensorflow"),

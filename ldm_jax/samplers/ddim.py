@@ -50,7 +50,7 @@ def ddim(
     *,
     eta: float = 0.0,
     temperature: float = 1.0,
-    grid: str = "power",
+    grid: str = "trailing",
     final_alpha_bar: Literal["one", "first"] = "one",
 ) -> Sampler:
     """The DDIM sampler (Song et al. 2021, eq. 12).

@@ -18,7 +18,7 @@ def ddpm(
     *,
     variance: Literal["posterior", "beta"] = "posterior",
     temperature: float = 1.0,
-    grid: str = "power",
+    grid: str = "trailing",
 ) -> Sampler:
     """Draws from q(x_s | x_t, x0) at the model's x0, from t to the next s of the grid.
 
