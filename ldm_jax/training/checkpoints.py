@@ -43,10 +43,14 @@ def open_checkpoints(workdir: str | Path, *, max_to_keep: int | None = 3) -> Man
     Clears what a killed run left half-written. Use it as a context manager, or call
     `close()`: both wait for the last save.
     """
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=max_to_keep, cleanup_tmp_directories=True, create=True
-    )
-    return ocp.CheckpointManager(checkpoint_dir(workdir), options=options)
+    directory = checkpoint_dir(workdir)
+    # Not orbax's own option, which cleans in the background: the space must be there
+    # when the first save asks for it.
+    if jax.process_index() == 0:
+        for leftover in directory.glob("*.orbax-checkpoint-tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=True)
+    return ocp.CheckpointManager(directory, options=options)
 
 
 def save(
