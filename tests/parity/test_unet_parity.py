@@ -71,6 +71,7 @@ def test_output_equals_the_stored_output_of_the_reference(name, unet):
 VARIANTS = {
     "split_first_order": {
         "attention_order": "split_first",
+        "channel_mult": (1,),
         "attention_resolutions": (1,),
         "num_head_channels": 8,
     },
@@ -78,7 +79,7 @@ VARIANTS = {
     "linear_projection": {
         "attention": "transformer",
         "transformer_projection": "linear",
-        "attention_resolutions": (2,),
+        "channel_mult": (1,),
         "num_head_channels": 16,
     },
     "three_levels_two_blocks": {
@@ -159,7 +160,7 @@ def test_small_activations_show_that_every_norm_has_the_right_epsilon(attention)
 def test_class_vector_and_missing_context_equal_the_torch_re_derivation():
     fields = {
         "attention": "transformer",
-        "attention_resolutions": (2,),
+        "channel_mult": (1,),
         "num_heads": 2,
     }
     unet, reference, torch = torch_pair(fields, in_channels=3, num_classes=7)
