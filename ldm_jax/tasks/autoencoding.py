@@ -77,6 +77,12 @@ class Autoencoding:
                 "give both, or neither for training without a GAN"
             )
 
+    @property
+    def gan(self) -> tuple[nn.Module, AdversarialLoss]:
+        """The discriminator and its loss, where there must be one."""
+        assert self.discriminator is not None and self.adversarial is not None
+        return self.discriminator, self.adversarial
+
 
 def autoencoding_task(spec: Autoencoding) -> Task:
     """Objective "generator" and, with a discriminator, "discriminator" after it.
@@ -149,7 +155,7 @@ def generator_objective(
     )
     operands = (jax.lax.stop_gradient(params), collections["discriminator"])
     opponent = _when_started(
-        spec.adversarial,
+        spec.gan[1],
         step,
         partial(_oppose, spec),
         _no_opponent,
@@ -188,7 +194,7 @@ def discriminator_objective(
     del frozen
     operands = (params, collections["discriminator"], batch["image"], key)
     loss, metrics, updated = _when_started(
-        spec.adversarial,
+        spec.gan[1],
         step,
         partial(_discriminate, spec),
         partial(_do_not_discriminate, spec),
@@ -218,7 +224,7 @@ def _autoencode(
     spec: Autoencoding, params: PyTree, image: Image, key: jax.Array
 ) -> _Forward:
     keys = named_keys(key, "posterior", "encoder_dropout", "decoder_dropout")
-    apply = partial(spec.autoencoder.apply, {"params": params})
+    apply: Any = partial(spec.autoencoder.apply, {"params": params})
     dropout = {"dropout": keys["encoder_dropout"]}
     latent = apply(image, method="encode", rngs=dropout)
     z, regularizer, metrics = apply(latent, keys["posterior"], method="bottleneck")
@@ -236,11 +242,12 @@ def _when_started(config: AdversarialLoss, step, started, not_started, *operands
     return jax.lax.cond(step >= config.disc_start, started, not_started, *operands)
 
 
-def _logits(spec: Autoencoding, params: PyTree, collections: PyTree, image: Image):
+def _logits(
+    spec: Autoencoding, params: PyTree, collections: PyTree, image: Image
+) -> tuple[jax.Array, PyTree]:
     variables = {"params": params["discriminator"], **collections}
-    return spec.discriminator.apply(
-        variables, image, train=True, mutable=list(collections)
-    )
+    apply: Any = spec.gan[0].apply
+    return apply(variables, image, train=True, mutable=list(collections))
 
 
 def _oppose(
@@ -263,15 +270,16 @@ def _oppose(
     def to_image(kernel: jax.Array) -> Image:
         conv_out = {**decoder["conv_out"], "kernel": kernel}
         changed = {**autoencoder, "decoder": {**decoder, "conv_out": conv_out}}
-        image = spec.autoencoder.apply(
+        image: Any = spec.autoencoder.apply(
             {"params": changed}, forward.features, method="to_image"
         )
         return image.astype(jnp.float32)
 
     kernel = decoder["conv_out"]["kernel"]
     weight = adaptive_weight(to_image, kernel, nll_gradient, gradient)
-    factor = jnp.float32(spec.adversarial.disc_factor)
-    weight = weight * spec.adversarial.disc_weight
+    config = spec.gan[1]
+    factor = jnp.asarray(config.disc_factor, jnp.float32)
+    weight = weight * config.disc_weight
     return _Opponent(loss, gradient, weight, factor, updated)
 
 
@@ -285,8 +293,9 @@ def _discriminate(spec: Autoencoding, params, collections, image, key):
     fake = _autoencode(spec, autoencoder, image, key).reconstruction
     logits_real, collections = _logits(spec, params, collections, image)
     logits_fake, collections = _logits(spec, params, collections, fake)
-    disc_loss = DISCRIMINATOR_LOSSES[spec.adversarial.disc_loss]
-    loss = spec.adversarial.disc_factor * disc_loss(logits_real, logits_fake)
+    config = spec.gan[1]
+    disc_loss = DISCRIMINATOR_LOSSES[config.disc_loss]
+    loss = config.disc_factor * disc_loss(logits_real, logits_fake)
     metrics = {
         "disc_loss": loss,
         "logits_real": logits_real.mean(),

@@ -195,8 +195,11 @@ def test_statistics_pass_through_real_then_fake():
     params, collections, batch = inputs = make_inputs(spec)
     _, aux, _ = gradients(spec, "discriminator", inputs, frozen={})
     variables = {"params": params["discriminator"], **collections["discriminator"]}
-    fake = spec.autoencoder.apply(
+    fake = jax.jit(spec.autoencoder.apply)(
         {"params": params["autoencoder"]}, batch["image"], KEY
+    )
+    discriminate = jax.jit(
+        partial(spec.discriminator.apply, train=True, mutable=["batch_stats"])
     )
     for image in (batch["image"], fake):
         _, updated = discriminate(variables, image)
