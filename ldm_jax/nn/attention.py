@@ -31,9 +31,13 @@ def attention(
 
 
 def _has_fused_kernel(q: Array) -> bool:
+    """Half precision and narrow heads on an NVIDIA GPU of the Ampere generation or later."""
+    capability = getattr(jax.devices()[0], "compute_capability", "")  # such as "9.0"
+    generation = capability.partition(".")[0]
     head_dim = q.shape[-1]
     return (
-        jax.default_backend() == "gpu"
+        generation.isdecimal()
+        and int(generation) >= 8
         and q.dtype in (jnp.bfloat16, jnp.float16)
         and head_dim % 8 == 0
         and head_dim <= 128

@@ -1,9 +1,18 @@
-"""Two-dimensional convolution with explicit padding and torch's initialisation."""
+"""Two-dimensional convolution with explicit padding and torch's initialisation.
 
+On the CPU it has its own gradient. XLA's CPU backend runs a convolution on its fast
+kernels only in the layout NHWC x HWIO -> NHWC. The gradients that autodiff writes have
+permuted layouts; in straight-line code XLA transposes them into shape, inside a loop
+(gradient accumulation, say) it falls back to naive code that is 10 to 100 times slower.
+`_input_gradient` and `_kernel_gradient` are the same sums written in the fast layout.
+"""
+
+import functools
 import math
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
@@ -14,6 +23,10 @@ from ldm_jax.nn import initializers
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
+_plain_convolution = functools.partial(
+    lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC")
+)
+
 
 def convolve(
     x: Float[Array, "b h w c"],
@@ -22,14 +35,61 @@ def convolve(
     stride: int = 1,
     padding: Padding = ((0, 0), (0, 0)),
 ) -> Float[Array, "b h2 w2 d"]:
-    """Cross-correlation with zero padding (low, high) for the two spatial axes."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    """Cross-correlation with zero padding (low, high) for the two spatial axes.
+
+    On the CPU backend it has reverse-mode derivatives, of any order, but no `jax.jvp`.
+    """
+    if jax.default_backend() == "cpu":
+        return _cpu_convolution(x, kernel, stride, padding)
+    return _plain_convolution(x, kernel, (stride, stride), padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _cpu_convolution(x, kernel, stride, padding):
+    return _plain_convolution(x, kernel, (stride, stride), padding)
+
+
+def _forward(x, kernel, stride, padding):
+    return _cpu_convolution(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(stride, padding, residuals, g):
+    x, kernel = residuals
+    return (
+        _input_gradient(kernel, g, x.shape[1:3], stride, padding),
+        _kernel_gradient(x, g, kernel.shape[:2], stride, padding),
     )
+
+
+_cpu_convolution.defvjp(_forward, _backward)
+
+
+def _input_gradient(kernel, g, size, stride, padding):
+    """Each output pixel's gradient, spread over the window that it was computed from."""
+    full = []
+    for axis in (0, 1):
+        low = kernel.shape[axis] - 1 - padding[axis][0]
+        spread = (g.shape[1 + axis] - 1) * stride
+        full.append((low, size[axis] - 1 - spread + padding[axis][0]))
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)  # [kh kw d c]
+    return _plain_convolution(g, flipped, (1, 1), full, lhs_dilation=(stride, stride))
+
+
+def _kernel_gradient(x, g, size, stride, padding):
+    """The input correlated with the output's gradient; the batch is what is summed."""
+    window = []
+    for axis in (0, 1):
+        low = padding[axis][0]
+        reach = (g.shape[1 + axis] - 1) * stride + size[axis]
+        window.append((low, reach - x.shape[1 + axis] - low))
+    correlation = _plain_convolution(
+        x.transpose(3, 1, 2, 0),  # [c h w b]
+        g.transpose(1, 2, 0, 3),  # [h2 w2 b d]
+        (1, 1),
+        window,
+        rhs_dilation=(stride, stride),
+    )
+    return correlation.transpose(1, 2, 0, 3)  # [c kh kw d] -> [kh kw c d]
 
 
 class Conv(nn.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.nn.convolution import Conv
+from ldm_jax.nn.convolution import Conv, _plain_convolution, convolve
 from ldm_jax.nn.dense import Dense
 
 torch = pytest.importorskip("torch")
@@ -32,7 +32,7 @@ def to_torch(x):
 def test_convolution_matches_torch(kernel_size, stride, padding, torch_padding, size):
     conv = Conv(5, kernel_size, stride, padding)
     x = jax.random.normal(jax.random.key(0), (2, *size, 4))
-    variables = conv.init(jax.random.key(1), x)
+    ours, variables = jax.jit(conv.init_with_output)(jax.random.key(1), x)
     kernel = np.array(variables["params"]["kernel"]).transpose(3, 2, 0, 1)
     expected = F.conv2d(
         F.pad(to_torch(x), torch_padding),
@@ -40,9 +40,64 @@ def test_convolution_matches_torch(kernel_size, stride, padding, torch_padding, 
         torch.from_numpy(np.array(variables["params"]["bias"])),
         stride=stride,
     )
-    ours = to_torch(conv.apply(variables, x))
+    ours = to_torch(ours)
     assert ours.shape == expected.shape
     np.testing.assert_allclose(ours, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(8, 10), (7, 9)])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding"),
+    [
+        (3, 1, ((1, 1), (1, 1))),
+        (3, 2, ((1, 1), (1, 1))),
+        (3, 2, ((0, 1), (0, 1))),
+        (4, 2, ((1, 1), (1, 1))),
+        (4, 1, ((1, 1), (1, 1))),
+        (1, 1, ((0, 0), (0, 0))),
+        (3, 1, ((0, 2), (3, 0))),
+    ],
+)
+def test_gradients_written_for_the_cpu_equal_autodiff(
+    kernel_size, stride, padding, size
+):
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (2, *size, 3))
+    kernel = jax.random.normal(keys[1], (kernel_size, kernel_size, 3, 5))
+
+    @jax.jit
+    def gradients(x, kernel):
+        ours, pull = jax.vjp(
+            lambda x, k: convolve(x, k, stride=stride, padding=padding), x, kernel
+        )
+        plain, plain_pull = jax.vjp(
+            lambda x, k: _plain_convolution(x, k, (stride, stride), padding), x, kernel
+        )
+        cotangent = jnp.sin(plain)
+        return (ours, *pull(cotangent)), (plain, *plain_pull(cotangent))
+
+    for ours, plain in zip(*gradients(x, kernel), strict=True):
+        assert ours.shape == plain.shape
+        np.testing.assert_allclose(ours, plain, atol=1e-5 * np.abs(plain).max())
+
+
+def test_gradients_in_a_loop_are_in_the_layout_of_the_fast_kernels():
+    x, kernel = jnp.zeros((3, 2, 8, 8, 4)), jnp.zeros((3, 3, 4, 5))
+
+    def accumulate(kernel, x):
+        def loss(kernel, x):
+            return jnp.square(convolve(x, kernel, padding=((1, 1), (1, 1)))).sum()
+
+        def add(total, x):
+            return total + jax.grad(loss)(kernel, x), None
+
+        return jax.lax.scan(add, jnp.zeros_like(kernel), x)[0]
+
+    program = jax.jit(accumulate).lower(kernel, x).as_text()
+    convolutions = [line for line in program.splitlines() if "convolution(" in line]
+    assert len(convolutions) == 2
+    layout = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
+    assert all(layout in line for line in convolutions)
 
 
 @pytest.mark.parametrize(
