@@ -38,8 +38,7 @@ HEIGHT = flags.DEFINE_integer("height", None, "Pixels; the training size if left
 WIDTH = flags.DEFINE_integer("width", None, "Pixels; the training size if left out.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Pictures at a time.", 1)
 NPZ = flags.DEFINE_bool("npz", False, "Write samples.npz as well.")
-USE_EMA = flags.DEFINE_bool("ema", True, "Averaged weights; --no_ema for the raw ones.")
-flags.DEFINE_alias("no_ema", "noema")
+NO_EMA = flags.DEFINE_bool("no_ema", False, "Raw weights instead of averaged ones.")
 
 
 def main() -> None:
@@ -49,7 +48,7 @@ def main() -> None:
     import ldm_jax
     from ldm_jax.arrays import image_grid
 
-    model = ldm_jax.load(CHECKPOINT.value, step=STEP.value, ema=USE_EMA.value)
+    model = ldm_jax.load(CHECKPOINT.value, step=STEP.value, ema=not NO_EMA.value)
     _check_conditioning(model)
     settings = _settings()
     pixels = model.sample(**settings)
@@ -64,7 +63,7 @@ def main() -> None:
     record = {
         "checkpoint": CHECKPOINT.value,
         "checkpoint_step": model.step,
-        "ema": USE_EMA.value,
+        "ema": not NO_EMA.value,
         **settings,
     }
     (outdir / "samples.json").write_text(json.dumps(record, indent=2) + "\n")
