@@ -1,4 +1,4 @@
-"""The demo's latent diffusion model on emoji64: 16x16x3 latents of emoji_kl_f4.
+"""The demo's latent diffusion model on emoji64: 16x16x4 latents of emoji_kl_f4.
 
 Conditional on the eight categories, so that guidance has something to do; small enough
 to be trained from scratch on two CPU cores in a few minutes.

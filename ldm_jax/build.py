@@ -132,6 +132,11 @@ def average(config: ConfigDict, task: Task) -> Ema | None:
 def data(config: ConfigDict, *, split: str = "train") -> tuple[Any, SquareImage]:
     """The source of pictures and the transform that makes them square."""
     section = config.data
+    if not section.source:
+        raise ValueError(
+            "config.data.source is empty: give --config.data.source=folder:PATH "
+            "(or tfds:NAME, array_record:GLOB, emoji64)"
+        )
     source = open_source(section.source, split=split)
     if config.task == "denoising" and config.conditioner.name == "class_label":
         found, wanted = len(source.class_names), config.conditioner.num_classes

@@ -97,11 +97,6 @@ def check(config: ConfigDict) -> None:
     train, data = config.train, config.data
     if config.task not in TASKS:
         raise ValueError(f"config.task is {config.task!r}: it must be one of {TASKS}")
-    if not data.source:
-        raise ValueError(
-            "config.data.source is empty: give --config.data.source=folder:PATH "
-            "(or tfds:NAME, array_record:GLOB, emoji64)"
-        )
     for name in ("batch_size", "grad_accumulation", "log_every", "checkpoint_every"):
         if train[name] < 1:
             raise ValueError(f"config.train.{name} is {train[name]}: it must be >= 1")

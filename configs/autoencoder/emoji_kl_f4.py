@@ -1,4 +1,4 @@
-"""The demo's first stage f = 4, KL-regularised: 64x64x3 -> 16x16x3, on emoji64.
+"""The demo's first stage f = 4, KL-regularised: 64x64x3 -> 16x16x4, on emoji64.
 
 Small enough to be trained from scratch on two CPU cores in a few minutes.
 
@@ -12,11 +12,13 @@ from configs.parts import first_stage
 
 def get_config(arg: str = "") -> ConfigDict:
     del arg
-    config = first_stage.kl(ch_mult=(1, 2, 4), channels=3, batch_size=16)
-    config.autoencoder.update({"ch": 32, "num_res_blocks": 1, "resolution": 64})
-    config.autoencoder.num_groups = 8
+    config = first_stage.kl(ch_mult=(1, 3, 6), channels=4, batch_size=8)
+    config.autoencoder.update(
+        {"ch": 16, "num_res_blocks": 1, "resolution": 64, "num_groups": 8}
+    )
+    config.loss.perceptual_crop = 32  # VGG16's gradient would be most of the cost
+    config.loss.regularizer_weight = 3e-3  # smoother latents for a short training
     config.adversarial.name = "none"  # a discriminator needs more steps than these
-    config.loss.perceptual_crop = 32
     config.data.update(
         {
             "source": "emoji64",
@@ -30,17 +32,17 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.schedule = {
         "name": "lambda_warmup_cosine",
         "warmup_steps": 20,
-        "decay_steps": 200,
+        "decay_steps": 600,
         "min_scale": 0.01,
     }
     config.train.update(
         {
-            "num_steps": 200,
-            "learning_rate": 1e-3,
-            "log_every": 10,
-            "preview_every": 100,
-            "evaluate_every": 100,
-            "checkpoint_every": 100,
+            "num_steps": 600,
+            "learning_rate": 2e-3,
+            "log_every": 20,
+            "preview_every": 200,
+            "evaluate_every": 200,
+            "checkpoint_every": 200,
         }
     )
     return config

@@ -173,14 +173,19 @@ class Console:
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
+def _is_headline(name: str) -> bool:
+    """Each objective's own loss, and whatever validation measured."""
+    return name.startswith("val/") or name.count("/") == 1 and name.endswith("/loss")
+
+
 def _shown(scalars: Mapping[str, float | None]) -> dict[str, str]:
-    """The few values that a line has room for, every objective's loss among them."""
+    """The few values that a line has room for."""
     shown = {
         name: f"{value:.4g}"
         for name, value in scalars.items()
-        if value is not None and name.endswith("loss") and name != "loss"
+        if value is not None and _is_headline(name)
     }
-    if scalars.get("loss") is not None and len(shown) < 2:
+    if "loss" in scalars and len(shown) == 1:  # one objective: no need to name it
         shown = {"loss": f"{scalars['loss']:.4g}"}
     if scalars.get("images_per_sec") is not None:
         shown["images/s"] = f"{scalars['images_per_sec']:.4g}"

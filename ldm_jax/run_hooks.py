@@ -1,0 +1,138 @@
+"""What a run shows while it trains: metrics, validation, previews, checkpoints."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from ldm_jax import build
+from ldm_jax.arrays import image_grid, image_to_pixels
+from ldm_jax.latent_diffusion import make_sample_fn
+from ldm_jax.rng import named_key
+from ldm_jax.run_data import FIELDS, Batch, Run, validation_batches
+from ldm_jax.training import checkpoints, hooks, loop
+from ldm_jax.training.metrics import Console, Writer
+from ldm_jax.training.state import TrainState
+from ldm_jax.training.throughput import Throughput
+
+PyTree = Any
+
+NUM_PREVIEWS = 16
+
+
+def make_hooks(
+    run: Run,
+    manager: checkpoints.Manager,
+    writers: Sequence[Writer],
+    console: Console,
+    throughput: Throughput,
+) -> list[loop.Hook]:
+    """Evaluation, logs, previews and checkpoints, in the order they are called."""
+    train_config, last = run.config.train, run.config.train.num_steps
+    validation = validation_batches(run)
+    evaluate = partial(_evaluate, run, jax.jit(run.experiment.evaluate), validation)
+
+    def write_validation(step: int, state: TrainState, _: Any) -> None:
+        scalars = evaluate(state)
+        for writer in (*writers, console):
+            writer.write_scalars(step, scalars)
+
+    def save(step: int, state: TrainState, step_metrics: Any) -> None:
+        hook = hooks.save_checkpoint(manager, checkpoint_meta(run, step))
+        hook(step, state, step_metrics)
+
+    draw = _draw_fn(run)
+    preview = hooks.preview(draw, run.workdir / "previews", writers)
+    beside = partial(hooks.untimed, throughput)
+    return [
+        hooks.progress(console, throughput),
+        hooks.every(
+            train_config.log_every,
+            hooks.log((*writers, console), throughput),
+            last_step=last,
+        ),
+        hooks.every(
+            train_config.evaluate_every, beside(write_validation), last_step=last
+        ),
+        hooks.every(train_config.preview_every, beside(preview), last_step=last),
+        hooks.every(train_config.checkpoint_every, beside(save)),
+    ]
+
+
+def _evaluate(run: Run, evaluate_fn, batches, state: TrainState) -> dict[str, float]:
+    """Means over the validation pictures, `val/...`, and with EMA weights `..._ema`."""
+    scalars = {}
+    for suffix, params in _weights(state):
+        totals: dict[str, float] = {}
+        count = 0.0
+        for index, batch in enumerate(batches()):
+            mask = batch["mask"]
+            key = jax.random.fold_in(named_key(run.key, "validation"), index)
+            values = evaluate_fn(
+                params, state.collections, run.frozen, run.put(batch), key
+            )
+            for name, value in jax.device_get(values).items():
+                total = (np.broadcast_to(value, mask.shape) * mask).sum()
+                totals[name] = totals.get(name, 0.0) + float(total)
+            count += float(mask.sum())
+        if count:
+            scalars |= {f"val/{n}{suffix}": v / count for n, v in totals.items()}
+    return scalars
+
+
+def _weights(state: TrainState) -> list[tuple[str, PyTree]]:
+    if state.ema is None:
+        return [("", state.params)]
+    return [("", state.params), ("_ema", {**state.params, **state.ema})]
+
+
+def _draw_fn(run: Run) -> Callable[[int, TrainState], np.ndarray]:
+    """Rows of inputs and reconstructions and, for a denoiser, of EMA samples."""
+    batch = next(validation_batches(run)())
+    num = min(NUM_PREVIEWS, len(batch["image"]))
+    batch = {name: batch[name][:num] for name in FIELDS if name in batch}
+    module, ldm = run.experiment.autoencoder, run.experiment.ldm
+    reconstruct = jax.jit(partial(build.reconstruct, module))
+    sample = None if ldm is None else jax.jit(_sample_fn(run, batch))
+
+    def draw(step: int, state: TrainState) -> np.ndarray:
+        params = _weights(state)[-1][1]
+        first_stage = {**run.frozen, **params}["autoencoder"]
+        rows = [batch["image"], reconstruct(first_stage, batch["image"])]
+        if sample is not None:
+            rows.append(sample(params, state.collections, run.frozen, batch))
+        pixels = np.concatenate([np.asarray(image_to_pixels(row)) for row in rows])
+        return image_grid(pixels, columns=num)
+
+    return draw
+
+
+def _sample_fn(run: Run, batch: Batch) -> Callable[..., jax.Array]:
+    config, ldm = run.config, run.experiment.ldm
+    _, h, w, _ = ldm.latent_shape(batch)
+    draw = make_sample_fn(
+        ldm,
+        build.sampler(config.sampler, ldm),
+        batch_size=len(batch["image"]),
+        latent_size=(h, w),
+    )
+    scale = config.sampler.guidance_scale
+    guidance = None if scale == 1.0 or ldm.conditioner is None else scale
+    key = named_key(run.key, "preview")
+
+    def sample(params, collections, frozen, batch):
+        latent_scale = collections["latent_scale"]
+        return draw(params, frozen, latent_scale, key, batch, guidance)
+
+    return sample
+
+
+def checkpoint_meta(run: Run, step: int) -> dict[str, Any]:
+    """What a checkpoint says of itself; the data's position follows from the step."""
+    return {
+        "data_position": step * run.config.train.batch_size,
+        "seed": run.config.train.seed,
+        "class_names": list(run.source.class_names),
+    }
