@@ -37,8 +37,14 @@ def image_to_pixels(image: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]
 
 
 def normal_like(key: jax.Array, x: Array) -> Array:
-    """Standard normal noise with the shape and dtype of `x`."""
-    return jax.random.normal(key, x.shape, x.dtype)
+    """Standard normal noise with the shape and dtype of `x`.
+
+    `key` is one key, or `[b]` of them: then each example's noise comes from its own and
+    does not depend on the size of the batch.
+    """
+    if key.ndim == 0:
+        return jax.random.normal(key, x.shape, x.dtype)
+    return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
 
 
 def image_grid(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Shaped
 
+from ldm_jax.arrays import normal_like
 from ldm_jax.autoencoders.latent import Code, Gaussian
 from ldm_jax.diffusion.denoise import Denoised, DenoiseFn
 from ldm_jax.diffusion.predictions import Prediction
@@ -20,7 +21,7 @@ from ldm_jax.diffusion.process import scales_at
 from ldm_jax.diffusion.schedules import Schedule
 from ldm_jax.guidance import classifier_free
 from ldm_jax.nn.conditioning import Conditioning, stack
-from ldm_jax.rng import named_keys
+from ldm_jax.rng import example_keys, named_keys
 from ldm_jax.samplers.base import Sampler, sample
 
 PyTree = Any
@@ -205,8 +206,10 @@ def make_sample_fn(
 
     Returns:
       `sample_fn(params, frozen, latent_scale, key, cond_batch=None, guidance_scale=None,
-      uncond_batch=None) -> image` float32 in [-1, 1]. `cond_batch` holds the fields that
-      the conditioner reads. With a `guidance_scale` the backbone runs on doubled batches;
+      uncond_batch=None) -> image` float32 in [-1, 1]. All noise of an image comes from its
+      own key: `key` is `[b]` of them, or one, which stands for
+      `example_keys(key, arange(b))`; so an image does not depend on the batch it is drawn
+      in (but for float rounding). `cond_batch` holds the fields that the conditioner reads. With a `guidance_scale` the backbone runs on doubled batches;
       its value may be traced. `uncond_batch` (a negative prompt) stands in for the null
       condition. The reference skips guidance at scale 1, which is `None` here.
     """
@@ -230,9 +233,11 @@ def make_sample_fn(
                 uncond = ldm.condition(params, frozen, uncond_batch)
             doubled = ldm.denoise_fn(params, stack(uncond, cond))
             denoise_fn = classifier_free(doubled, guidance_scale)
+        if key.ndim == 0:
+            key = example_keys(key, jnp.arange(batch_size))
         keys = named_keys(key, "noise", "steps")
         shape = (batch_size, *latent_size, ldm.autoencoder.latent_channels)
-        x_T = jax.random.normal(keys["noise"], shape)
+        x_T = normal_like(keys["noise"], jnp.zeros(shape))
         z = sample(denoise_fn, sampler, x_T, keys["steps"])
         image = ldm.decode(frozen, z, latent_scale, chunk_size=decode_chunk_size)
         return jnp.clip(image.astype(jnp.float32), -1, 1)

@@ -16,6 +16,7 @@ from ldm_jax import build
 from ldm_jax import config as config_lib
 from ldm_jax.arrays import image_to_pixels, pixels_to_image
 from ldm_jax.latent_diffusion import LatentDiffusion, make_sample_fn
+from ldm_jax.rng import example_keys
 from ldm_jax.training import checkpoints
 
 PyTree = Any
@@ -93,6 +94,9 @@ class Model:
     ) -> UInt8[np.ndarray, "n H W 3"]:
         """Draw pictures; one compilation serves all batches.
 
+        Picture k depends on the seed, k and the settings, not on `num_samples` or
+        `batch_size` (but for float rounding).
+
         Args:
           class_labels: one label or name for each picture, or one for all; drawn in
             turn from all classes if the model has classes and none is given.
@@ -107,13 +111,13 @@ class Model:
         fields = self._fields(num_samples, class_labels)
         scale = self._guidance(guidance_scale)
         sample_fn = jax.jit(self.make_sample_fn(batch_size=batch_size, **options))
-        images = []
-        for index, start in enumerate(range(0, num_samples, batch_size)):
+        key, images = jax.random.key(seed), []
+        for start in range(0, num_samples, batch_size):
             rows = np.arange(start, start + batch_size) % num_samples
             batch = {name: jnp.asarray(value[rows]) for name, value in fields.items()}
-            key = jax.random.fold_in(jax.random.key(seed), index)
+            keys = example_keys(key, jnp.asarray(rows))
             image = sample_fn(
-                self.params, self.frozen, self.latent_scale, key, batch, scale
+                self.params, self.frozen, self.latent_scale, keys, batch, scale
             )
             images.append(np.asarray(image_to_pixels(image)))
         return np.concatenate(images)[:num_samples]

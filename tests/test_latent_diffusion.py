@@ -13,6 +13,7 @@ from tiny_latent_diffusion import (
 
 from ldm_jax.autoencoders import AUTOENCODERS
 from ldm_jax.latent_diffusion import make_sample_fn, measure_latent_scale
+from ldm_jax.rng import example_keys
 from ldm_jax.samplers import ddim, ddpm
 
 KEY = jax.random.key(1)
@@ -113,6 +114,27 @@ def test_samples_are_images_in_range(make_sampler):
     image = jax.jit(sample_fn)(params, frozen, 1.0, KEY, labels)
     assert image.shape == (3, 12, 8, 3) and image.dtype == jnp.float32
     assert np.abs(image).max() <= 1 and np.std(image) > 0
+
+
+@pytest.mark.parametrize("make_sampler", [ddim, ddpm])
+def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(make_sampler):
+    ldm, _, params, frozen = conditional()
+    sampler = make_sampler(ldm.schedule, 3)
+    labels = jnp.array([0, 3, 1, 4])
+
+    def draw(rows, key):
+        sample_fn = make_sample_fn(
+            ldm, sampler, batch_size=len(rows), latent_size=(4, 4)
+        )
+        batch = {"class_label": labels[rows]}
+        return jax.jit(sample_fn)(params, frozen, 0.5, key, batch, 2.0)
+
+    whole = draw(jnp.arange(4), KEY)
+    rows = jnp.array([2, 1])
+    np.testing.assert_allclose(
+        draw(rows, example_keys(KEY, rows)), whole[rows], atol=1e-5
+    )
+    assert np.abs(whole[0] - whole[1]).max() > 1e-2
 
 
 def test_new_keys_scales_and_labels_compile_nothing():

@@ -22,7 +22,7 @@ class Sampler:
       init: `x -> state`; what the sampler remembers between steps, any pytree.
       step: `(denoise_fn, x, state, index, key) -> (x, state)`. `index` is a traced int32
         that counts from 0 (pure noise) to num_steps - 1; it may call `denoise_fn` more
-        than once.
+        than once. `key` is one key or `[b]` of them, which `normal_like` understands.
       num_steps: how often `step` runs.
     """
 
@@ -41,6 +41,7 @@ def sample(
 ) -> Float[Array, "b ..."]:
     """Run a sampler from standard normal noise `x_T`; the result has its shape and dtype.
 
+    `key` is one key, or `[b]` of them to draw each example's noise from its own.
     Not jitted: the caller jits it together with the model behind `denoise_fn`.
     """
 
