@@ -136,7 +136,9 @@ def restore_state(
     trees = {name: getattr(target, name) for name in ITEMS}
     trees = {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
     for name, tree in trees.items():
-        _check_matches(tree, _item_shapes(directory, step, name), name, directory, step)
+        _check_matches(
+            tree, _stored_shapes(directory, step, name), name, directory, step
+        )
     args = {name: ocp.args.StandardRestore(tree) for name, tree in trees.items()}
     try:
         restored = manager.restore(
@@ -244,6 +246,14 @@ def _item_shapes(directory: Path, step: int, item: str) -> PyTree:
         )
     except Exception as error:
         raise _unreadable(directory, step, error) from error
+
+
+def _stored_shapes(directory: Path, step: int, item: str) -> PyTree:
+    """The same, `{}` for an item that a run may not have: no EMA, no collections."""
+    is_optional = item in ("ema", "collections")
+    if is_optional and not (directory / str(step) / item).exists():
+        return {}
+    return _item_shapes(directory, step, item)
 
 
 def _check_matches(

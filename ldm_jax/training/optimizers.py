@@ -109,7 +109,16 @@ OPTIMIZERS = {"adam": adam, "adamw": adamw}
 def _clipped(
     optimizer: optax.GradientTransformation, max_grad_norm: float | None
 ) -> optax.GradientTransformation:
-    """Scale the gradient down to a global norm of `max_grad_norm` first, if given."""
+    """Scale the gradient down to a global norm of `max_grad_norm` first, if given.
+
+    The state is the optimizer's own, so that a run can go on with another choice.
+    """
     if max_grad_norm is None:
         return optimizer
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer)
+    clip = optax.clip_by_global_norm(max_grad_norm)
+
+    def update(updates, state, params=None):
+        updates, _ = clip.update(updates, optax.EmptyState(), params)
+        return optimizer.update(updates, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)

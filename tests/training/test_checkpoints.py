@@ -86,6 +86,11 @@ def test_run_without_ema_or_collections(trained, tmp_path):
         restored, _ = checkpoints.restore_state(manager, jax.eval_shape(lambda: state))
     assert_equal(restored, state)
     assert_equal(checkpoints.load_params(tmp_path, item="ema"), state.params)
+    with (
+        checkpoints.open_checkpoints(tmp_path) as manager,
+        pytest.raises(checkpoints.CheckpointError, match="lacks ema/.*use the config"),
+    ):
+        checkpoints.restore_state(manager, jax.eval_shape(lambda: trained))
 
 
 def test_newest_are_kept(trained, tmp_path):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -92,3 +93,11 @@ def test_gradients_are_clipped_before_adam_sees_them():
         {"w": jnp.array([100.0])}, optimizer.init(params), params
     )
     assert float(updates["w"][0]) == pytest.approx(-0.05)  # 0.1 * 1 / (1 + eps)
+
+
+def test_clipping_can_be_turned_on_in_a_run_that_began_without():
+    params = {"w": jnp.zeros(3)}
+    states = [
+        optimizers.adamw(0.1, max_grad_norm=norm).init(params) for norm in (None, 1.0)
+    ]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
