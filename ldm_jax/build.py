@@ -4,8 +4,8 @@ A section such as `{"name": "ddim", "eta": 0.0}` becomes `SAMPLERS["ddim"](eta=0
 fields are the constructor's own arguments.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,14 @@ PyTree = Any
 Batch = Mapping[str, jax.Array]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """What one config trains, without any array.
 
     Attributes:
       task: the objectives.
       init: `key -> (params, collections)`, pure.
-      evaluate: `(params, collections, frozen, batch, key) -> {name: [b] or scalar}`.
+      evaluate: `(params, collections, frozen, batch, key) -> {name: [b]}`.
       ldm: the model, if the task is denoising.
       autoencoder: the first stage, trained or frozen.
     """
@@ -139,13 +139,7 @@ def data(config: ConfigDict, *, split: str = "train") -> tuple[Any, SquareImage]
         )
     source = open_source(section.source, split=split)
     if config.task == "denoising" and config.conditioner.name == "class_label":
-        found, wanted = len(source.class_names), config.conditioner.num_classes
-        if found != wanted:
-            raise ValueError(
-                f"{section.source} has {found} classes, but the config says "
-                f"--config.conditioner.num_classes={wanted}: set it to {found}"
-                + ("" if found else " by sorting the pictures into subfolders")
-            )
+        _check_classes(source, config.conditioner.num_classes)
     transform = SquareImage(
         image_size=section.image_size,
         resize=section.resize,
@@ -200,7 +194,9 @@ def _autoencoding(config: ConfigDict) -> Experiment:
     section.pop("perceptual_weights_path")
     regularizer_weight = section.pop("regularizer_weight")
     adversarial = dict(config.adversarial)
-    has_discriminator = adversarial.pop("name") != "none"
+    has_discriminator = _look_up(
+        {"patchgan": True, "none": False}, adversarial.pop("name"), "adversarial.name"
+    )
     network = {k: adversarial.pop(k) for k in ("ndf", "num_layers")}
     discriminator = PatchDiscriminator(**network, dtype=_dtype(config))
     spec = Autoencoding(
@@ -274,6 +270,21 @@ def _conditioner(config: ConfigDict) -> Any:
     return _from_table(CONDITIONERS, section, "conditioner", dtype=_dtype(config))
 
 
+def _check_classes(source: Any, num_classes: int) -> None:
+    found = len(source.class_names)
+    if found and found != num_classes:
+        raise ValueError(
+            f"{source.spec} has {found} classes, but the config says "
+            f"--config.conditioner.num_classes={num_classes}: set it to {found}"
+        )
+    if not found and "class_label" not in source.annotation(0):
+        raise ValueError(
+            f"{source.spec} has no classes, but the config asks for "
+            f"--config.conditioner.num_classes={num_classes}: sort the pictures into one "
+            "subfolder a class, or set --config.conditioner.name=none"
+        )
+
+
 def _first_stage_params(config: ConfigDict, workdir: Path) -> PyTree:
     """The autoencoder of a finished run, if it is the one this config describes."""
     trained = config_lib.load(workdir / "config.json")
@@ -282,17 +293,24 @@ def _first_stage_params(config: ConfigDict, workdir: Path) -> PyTree:
             f"{workdir} does not hold a first stage: give the workdir of a run of "
             "configs/autoencoder/*.py as config.autoencoder.checkpoint"
         )
-    run_only = ("checkpoint", "dropout", "remat")
-    wanted = {k: v for k, v in config.autoencoder.items() if k not in run_only}
-    for name, value in wanted.items():
-        found = _frozen_value(trained.autoencoder.get(name))
-        if found != _frozen_value(value):
+    theirs, ours = _autoencoder_fields(trained), _autoencoder_fields(config)
+    for name, value in ours.items():
+        found = theirs.get(name)
+        if found != value:
             raise ValueError(
                 f"the first stage in {workdir} has {name}={found}, but this config "
                 f"expects {name}={value}: give another checkpoint, or "
                 f"--config.autoencoder.{name}={found}"
             )
     return checkpoints.load_params(workdir)["autoencoder"]
+
+
+def _autoencoder_fields(config: ConfigDict) -> dict[str, Any]:
+    """What a first stage computes depends on, fields that its config leaves out too."""
+    module = autoencoder(config)
+    run_only = ("parent", "name", "dtype", "dropout", "remat", "quant_init")
+    names = [f.name for f in dataclasses.fields(module) if f.name not in run_only]
+    return {"name": config.autoencoder.name} | {n: getattr(module, n) for n in names}
 
 
 def _dtype(config: ConfigDict) -> Any:

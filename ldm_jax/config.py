@@ -97,9 +97,25 @@ def check(config: ConfigDict) -> None:
     train, data = config.train, config.data
     if config.task not in TASKS:
         raise ValueError(f"config.task is {config.task!r}: it must be one of {TASKS}")
-    for name in ("batch_size", "grad_accumulation", "log_every", "checkpoint_every"):
+    for name in (
+        "batch_size",
+        "grad_accumulation",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+    ):
         if train[name] < 1:
             raise ValueError(f"config.train.{name} is {train[name]}: it must be >= 1")
+    if not 0 <= train.ema_decay < 1:
+        raise ValueError(
+            f"config.train.ema_decay is {train.ema_decay}: give 0 for no EMA, or a "
+            "number below 1 such as 0.9999"
+        )
+    if data.num_validation < 1:
+        raise ValueError(
+            f"config.data.num_validation is {data.num_validation}: it must be >= 1; "
+            "--config.train.evaluate_every=0 leaves validation out"
+        )
     if train.batch_size % train.grad_accumulation:
         raise ValueError(
             f"config.train.batch_size={train.batch_size} is not divisible by "
@@ -122,6 +138,18 @@ def check(config: ConfigDict) -> None:
                 f"config.latent.scale={latent.scale} and config.latent.scale_by_std "
                 "exclude each other: set the scale to 1.0 or scale_by_std to False"
             )
+        _check_guidance(config)
+
+
+def _check_guidance(config: ConfigDict) -> None:
+    scale, conditioner = config.sampler.guidance_scale, config.conditioner
+    has_null = conditioner.name not in ("none", "concat")
+    if scale != 1.0 and not (has_null and conditioner.get("has_null", True)):
+        raise ValueError(
+            f"config.sampler.guidance_scale={scale} needs a condition that can be left "
+            f"out, which config.conditioner {conditioner.name!r} here has not: set it "
+            "to 1.0, or give a class_label conditioner with has_null=True"
+        )
 
 
 def save(config: ConfigDict, path: Path) -> None:

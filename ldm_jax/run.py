@@ -48,7 +48,8 @@ def train(
     with manager, loop.stop_on_signal() as should_stop:
         state, shardings = _initial_state(run, manager)
         # Only now: a config that does not fit the checkpoint must not replace its own.
-        config_lib.save(config, workdir / "config.json")
+        if jax.process_index() == 0:
+            config_lib.save(config, workdir / "config.json")
         if int(state.step) < config.train.num_steps:
             state = _train(run, state, shardings, manager, should_stop)
         else:
@@ -100,11 +101,22 @@ def _open(
         config.train.batch_size, mesh, config.train.grad_accumulation
     )
     source, transform = build.data(config)
+    validation, _ = build.data(config, split="val")
     experiment = build.experiment(config)
     frozen = jax.device_put(build.frozen(config), sharding.replicated(mesh))
     key = jax.random.key(config.train.seed)
     workdir.mkdir(parents=True, exist_ok=True)
-    return Run(config, workdir, experiment, source, transform, mesh, frozen, key)
+    return Run(
+        config=config,
+        workdir=workdir,
+        experiment=experiment,
+        source=source,
+        validation=validation,
+        transform=transform,
+        mesh=mesh,
+        frozen=frozen,
+        key=key,
+    )
 
 
 def create_fn(config: ConfigDict, experiment: build.Experiment) -> Callable:

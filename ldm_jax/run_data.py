@@ -2,21 +2,26 @@
 
 import dataclasses
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from ldm_jax import build, trees
 from ldm_jax.data.latent_cache import (
     ChooseFlip,
+    LatentCache,
     LatentSource,
     cache_key,
+    open_latent_cache,
     write_latent_cache,
 )
 from ldm_jax.data.pipeline import Loader, eval_batches, make_loader
@@ -26,7 +31,8 @@ from ldm_jax.training import sharding
 PyTree = Any
 Batch = Mapping[str, Any]
 
-FIELDS = ("image", "moments", "class_label")  # what a step reads; the rest stays here
+# What is computed with; the rest of a batch stays on the host.
+FIELDS = ("image", "moments", "class_label", "mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +43,23 @@ class Run:
     workdir: Path
     experiment: build.Experiment
     source: Any
+    validation: Any
     transform: SquareImage
     mesh: jax.sharding.Mesh
     frozen: PyTree
     key: jax.Array
 
     def put(self, batch: Batch) -> dict[str, jax.Array]:
-        """The fields a step reads, as global arrays."""
+        """`FIELDS` of this process's rows of a batch, as global arrays."""
         chosen = {name: batch[name] for name in FIELDS if name in batch}
         return sharding.put_batch(chosen, sharding.batch_sharding(self.mesh))
+
+    def put_whole(self, batch: Batch) -> dict[str, jax.Array]:
+        """The same for a global batch, all of which every process has."""
+        index, count = jax.process_index(), jax.process_count()
+        return self.put(
+            {name: np.split(value, count)[index] for name, value in batch.items()}
+        )
 
 
 def loader(run: Run, source: Any, transform: Any, *, start_step: int = 0) -> Loader:
@@ -79,35 +93,53 @@ def train_source(run: Run) -> tuple[Any, Any]:
         source=source.fingerprint(),
         transform=repr(plain),
     )
-    batch_size = run.config.train.batch_size
-    encode = jax.jit(
-        lambda params, image: (
-            encoder.apply({"params": params}, image, method="encode").moments
-        )
-    )
+    folder = run.workdir / "latents"
+    cache = open_latent_cache(folder, key)
+    if cache is None:
+        cache = _write_latents(run, folder, key, plain)
+    return LatentSource(cache, source), ChooseFlip(run.config.data.flip_rate)
+
+
+def _write_latents(run: Run, folder: Path, key: str, plain: SquareImage) -> LatentCache:
+    """Encode every picture and its mirror image: all processes compute, the first writes."""
+    encoder, source = run.experiment.autoencoder, run.source
+
+    @partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
+    def encode(params: PyTree, image: jax.Array) -> jax.Array:
+        return encoder.apply({"params": params}, image, method="encode").moments
 
     def moments() -> Iterator[dict[str, np.ndarray]]:
-        pairs = eval_batches(source, WithMirror(plain), batch_size=batch_size)
+        pairs = eval_batches(
+            source, WithMirror(plain), batch_size=run.config.train.batch_size
+        )
         for batch in pairs:
-            both = [
-                np.asarray(encode(run.frozen["autoencoder"], batch["image"][:, i]))
-                for i in range(2)
-            ]
+            images = [run.put_whole({"image": batch["image"][:, i]}) for i in range(2)]
+            params = run.frozen["autoencoder"]
+            both = [np.asarray(encode(params, image["image"])) for image in images]
             yield {"moments": np.stack(both, axis=1), "index": batch["index"]}
 
-    folder = run.workdir / "latents"
-    cache = write_latent_cache(folder, key, moments(), length=len(source))
-    return LatentSource(cache, source), ChooseFlip(run.config.data.flip_rate)
+    if jax.process_index() == 0:
+        write_latent_cache(folder, key, moments(), length=len(source))
+    else:
+        deque(moments(), maxlen=0)
+    multihost_utils.sync_global_devices("the latent cache is written")
+    cache = open_latent_cache(folder, key)
+    if cache is None:
+        raise ValueError(
+            f"{folder} has no latents although the first process wrote them: give a "
+            "--workdir on a disk that all processes share"
+        )
+    return cache
 
 
 def validation_batches(run: Run) -> Callable[[], Iterator[Batch]]:
     """Every call gives the same pictures in the same order."""
-    source, transform = build.data(run.config, split="val")
+    source, transform = run.validation, run.transform.for_evaluation()
     batch_size = run.config.train.batch_size
     num_batches = -(-run.config.data.num_validation // batch_size)
 
     def batches() -> Iterator[Batch]:
-        whole = eval_batches(source, transform.for_evaluation(), batch_size=batch_size)
+        whole = eval_batches(source, transform, batch_size=batch_size)
         with closing(whole):
             yield from islice(whole, num_batches)
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import build
@@ -12,7 +13,7 @@ from ldm_jax.arrays import image_grid, image_to_pixels
 from ldm_jax.latent_diffusion import make_sample_fn
 from ldm_jax.rng import named_key
 from ldm_jax.run_data import FIELDS, Batch, Run, validation_batches
-from ldm_jax.training import checkpoints, hooks, loop
+from ldm_jax.training import checkpoints, hooks, loop, sharding
 from ldm_jax.training.metrics import Console, Writer
 from ldm_jax.training.state import TrainState
 from ldm_jax.training.throughput import Throughput
@@ -32,7 +33,7 @@ def make_hooks(
     """Evaluation, logs, previews and checkpoints, in the order they are called."""
     train_config, last = run.config.train, run.config.train.num_steps
     validation = validation_batches(run)
-    evaluate = partial(_evaluate, run, jax.jit(run.experiment.evaluate), validation)
+    evaluate = partial(_evaluate, run, _totals_fn(run), validation)
 
     def write_validation(step: int, state: TrainState, _: Any) -> None:
         scalars = evaluate(state)
@@ -61,22 +62,32 @@ def make_hooks(
     ]
 
 
-def _evaluate(run: Run, evaluate_fn, batches, state: TrainState) -> dict[str, float]:
+def _totals_fn(run: Run) -> Callable:
+    """Sums of every metric over the rows that count, and how many these are."""
+
+    def totals(params, collections, frozen, batch, key):
+        mask = batch["mask"]
+        values = run.experiment.evaluate(params, collections, frozen, batch, key)
+        sums = {name: jnp.sum(value * mask) for name, value in values.items()}
+        return sums, jnp.sum(mask)
+
+    return jax.jit(totals, out_shardings=sharding.replicated(run.mesh))
+
+
+def _evaluate(run: Run, totals_fn, batches, state: TrainState) -> dict[str, float]:
     """Means over the validation pictures, `val/...`, and with EMA weights `..._ema`."""
     scalars = {}
     for suffix, params in _weights(state):
         totals: dict[str, float] = {}
         count = 0.0
         for index, batch in enumerate(batches()):
-            mask = batch["mask"]
             key = jax.random.fold_in(named_key(run.key, "validation"), index)
-            values = evaluate_fn(
-                params, state.collections, run.frozen, run.put(batch), key
+            sums, num_rows = totals_fn(
+                params, state.collections, run.frozen, run.put_whole(batch), key
             )
-            for name, value in jax.device_get(values).items():
-                total = (np.broadcast_to(value, mask.shape) * mask).sum()
-                totals[name] = totals.get(name, 0.0) + float(total)
-            count += float(mask.sum())
+            for name, value in sums.items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+            count += float(num_rows)
         if count:
             scalars |= {f"val/{n}{suffix}": v / count for n, v in totals.items()}
     return scalars
@@ -94,8 +105,10 @@ def _draw_fn(run: Run) -> Callable[[int, TrainState], np.ndarray]:
     num = min(NUM_PREVIEWS, len(batch["image"]))
     batch = {name: batch[name][:num] for name in FIELDS if name in batch}
     module, ldm = run.experiment.autoencoder, run.experiment.ldm
-    reconstruct = jax.jit(partial(build.reconstruct, module))
-    sample = None if ldm is None else jax.jit(_sample_fn(run, batch))
+    # Whole on every device, for each process fetches them all.
+    jit = partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
+    reconstruct = jit(partial(build.reconstruct, module))
+    sample = None if ldm is None else jit(_sample_fn(run, batch))
 
     def draw(step: int, state: TrainState) -> np.ndarray:
         params = _weights(state)[-1][1]
@@ -103,7 +116,8 @@ def _draw_fn(run: Run) -> Callable[[int, TrainState], np.ndarray]:
         rows = [batch["image"], reconstruct(first_stage, batch["image"])]
         if sample is not None:
             rows.append(sample(params, state.collections, run.frozen, batch))
-        pixels = np.concatenate([np.asarray(image_to_pixels(row)) for row in rows])
+        rows = [image_to_pixels(np.asarray(row)) for row in rows]
+        pixels = np.concatenate([np.asarray(row) for row in rows])
         return image_grid(pixels, columns=num)
 
     return draw

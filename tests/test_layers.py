@@ -11,7 +11,16 @@ L1 = {"diffusion", "nn", "training"}
 L2 = {"autoencoders", "backbones", "conditioners", "adversarial", "features"}
 L3 = {"samplers", "guidance", "tiling", "latent_diffusion"}
 L4 = {"tasks", "evaluation", "interop"}
-COMPOSITION = {"__init__", "build", "config", "loading", "plan", "run"}
+COMPOSITION = {
+    "__init__",
+    "build",
+    "config",
+    "loading",
+    "plan",
+    "run",
+    "run_data",
+    "run_hooks",
+}
 
 # What each part of ldm_jax may import of ldm_jax, itself apart.
 ALLOWED = (

@@ -13,7 +13,7 @@ from PIL import Image
 
 from configs.tiny import autoencoder, ldm
 from ldm_jax import config as config_lib
-from ldm_jax import loading, run
+from ldm_jax import build, loading, run
 from ldm_jax.training import checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -138,6 +138,20 @@ def test_a_first_stage_of_another_shape_is_named(trained, tmp_path):
     config = ldm.get_config()
     config.autoencoder.update({"checkpoint": str(trained), "embed_dim": 4})
     refused(config, tmp_path, "embed_dim")
+
+
+def test_a_first_stage_that_differs_in_a_default_is_named(trained, tmp_path):
+    config = ldm.get_config()
+    del config.autoencoder.num_groups  # 32, with parameters of the same shapes
+    config.autoencoder.checkpoint = str(trained)
+    with pytest.raises(ValueError, match="num_groups=4.*num_groups=32"):
+        build.frozen(config)
+
+
+def test_guidance_without_a_null_condition_is_named(tmp_path):
+    config = ldm.get_config()
+    config.conditioner.update({"has_null": False, "drop_rate": 0.0})
+    refused(config, tmp_path, "guidance_scale=2.0")
 
 
 def test_a_model_of_another_shape_does_not_resume(trained, tmp_path):

@@ -79,7 +79,9 @@ class DenoisingLoss:
         by `vlb_weights`, `loss` what is minimised.
         """
         del step
-        return self._loss(params, collections, frozen, batch, key, train=True)
+        values = self._values(params, collections, frozen, batch, key, train=True)
+        metrics = {name: value.mean() for name, value in values.items()}
+        return metrics["loss"], Aux(metrics=metrics, collections={})
 
     def evaluate(
         self,
@@ -88,13 +90,13 @@ class DenoisingLoss:
         frozen: Mapping[str, PyTree],
         batch: Mapping[str, jax.Array],
         key: jax.Array,
-    ) -> dict[str, Float[Array, ""]]:
-        """The same metrics without dropout of units or conditions, for validation."""
-        return dict(
-            self._loss(params, collections, frozen, batch, key, train=False)[1].metrics
-        )
+    ) -> dict[str, Float[Array, " b"]]:
+        """The same metrics of each image, for validation: no units or conditions drop."""
+        return self._values(params, collections, frozen, batch, key, train=False)
 
-    def _loss(self, params, collections, frozen, batch, key, *, train: bool):
+    def _values(
+        self, params, collections, frozen, batch, key, *, train: bool
+    ) -> dict[str, Float[Array, " b"]]:
         ldm = self.ldm
         keys = named_keys(key, "posterior", "time", "noise", "drop", "dropout")
         z0 = ldm.encode(frozen, batch, keys["posterior"], collections["latent_scale"])
@@ -112,12 +114,10 @@ class DenoisingLoss:
         distance = distance.mean(axis=(1, 2, 3))  # [b h w c] -> [b]
         return self._weigh(distance, t)
 
-    def _weigh(self, distance: Array, t: Array) -> tuple[Array, Aux]:
-        loss = jnp.mean(jnp.asarray(self.weights)[t] * distance)
-        loss_vlb = jnp.mean(jnp.asarray(self.vlb_weights)[t] * distance)
-        loss = loss + self.vlb_scale * loss_vlb
-        metrics = {"loss_simple": distance.mean(), "loss_vlb": loss_vlb, "loss": loss}
-        return loss, Aux(metrics=metrics, collections={})
+    def _weigh(self, distance: Array, t: Array) -> dict[str, Float[Array, " b"]]:
+        loss_vlb = jnp.asarray(self.vlb_weights)[t] * distance
+        loss = jnp.asarray(self.weights)[t] * distance + self.vlb_scale * loss_vlb
+        return {"loss_simple": distance, "loss_vlb": loss_vlb, "loss": loss}
 
 
 def denoising_task(loss: DenoisingLoss, trains: tuple[str, ...] | None = None) -> Task:

@@ -27,7 +27,9 @@ def setup(**options):
 
 
 def evaluate(loss, params, frozen, batch, key=KEY):
-    return loss.evaluate(params, COLLECTIONS, frozen, batch, key)
+    values = loss.evaluate(params, COLLECTIONS, frozen, batch, key)
+    assert {value.shape for value in values.values()} == {(4,)}
+    return {name: value.mean() for name, value in values.items()}
 
 
 @pytest.mark.parametrize("prediction,expected", [("eps", 1.0), ("v", None)])
@@ -81,7 +83,9 @@ def test_the_latent_scale_of_the_state_is_used():
     silent = jax.tree.map(jnp.zeros_like, params)
     loss = DenoisingLoss(ldm)
     small, large = (
-        loss.evaluate(silent, {"latent_scale": scale}, frozen, batch, KEY)["loss"]
+        loss.evaluate(silent, {"latent_scale": scale}, frozen, batch, KEY)[
+            "loss"
+        ].mean()
         for scale in (1.0, 3.0)
     )
     assert float(large / small) == pytest.approx(9, rel=1e-4)
