@@ -28,7 +28,7 @@ def setup(**options):
 
 def evaluate(loss, params, frozen, batch, key=KEY):
     values = loss.evaluate(params, COLLECTIONS, frozen, batch, key)
-    assert {value.shape for value in values.values()} == {(4,)}
+    assert {value.shape for value in values.values()} == {(64,)}
     return {name: value.mean() for name, value in values.items()}
 
 
