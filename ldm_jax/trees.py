@@ -1,7 +1,6 @@
 """Pytrees by path: every leaf of a parameter tree has a name such as `down_1/block_0/conv1/kernel`."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,12 +40,6 @@ def map_with_name(fn: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
     )
 
 
-def mask_by_name(tree: PyTree, pattern: str) -> PyTree:
-    """A tree of booleans: does the regular expression `pattern` occur in the leaf's name?"""
-    regex = re.compile(pattern)
-    return map_with_name(lambda name, _: regex.search(name) is not None, tree)
-
-
 def num_elements(tree: PyTree) -> int:
     """Number of scalars in a tree of arrays or shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
@@ -57,13 +50,6 @@ def num_bytes(tree: PyTree) -> int:
     return sum(
         math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize
         for leaf in jax.tree.leaves(tree)
-    )
-
-
-def cast_floating(tree: PyTree, dtype: Any) -> PyTree:
-    """Cast floating-point leaves to `dtype`; integers and keys stay as they are."""
-    return jax.tree.map(
-        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )
 
 

@@ -46,9 +46,6 @@ def constant(decay: float = 0.9999) -> DecayFn:
     return lambda num_updates: jnp.float32(decay)
 
 
-DECAYS = {"ramp": ramp, "constant": constant}
-
-
 def ema(decay_fn: DecayFn, groups: tuple[str, ...]) -> Ema:
     """Average the parameter groups `groups`; the others are not kept.
 
