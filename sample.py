@@ -25,6 +25,9 @@ SAMPLER = flags.DEFINE_string(
 )
 STEPS = flags.DEFINE_integer("steps", None, "Sampling steps; the config's if left out.")
 ETA = flags.DEFINE_float("eta", None, "DDIM's noise: 0 deterministic, 1 as DDPM.")
+GRID = flags.DEFINE_string(
+    "grid", None, "Which timesteps: trailing, leading, power, ddim_uniform, ddim_quad."
+)
 GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "Classifier-free guidance; 1 is none."
 )
@@ -76,6 +79,7 @@ def _settings() -> dict:
         "sampler": SAMPLER.value,
         "steps": STEPS.value,
         "eta": ETA.value,
+        "grid": GRID.value,
         "height": HEIGHT.value,
         "width": WIDTH.value,
         "guidance_scale": GUIDANCE_SCALE.value,

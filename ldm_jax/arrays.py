@@ -29,8 +29,8 @@ def pixels_to_image(pixels: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"
 def image_to_pixels(image: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
     """Float image in [-1, 1] -> uint8 pixels, clipped and rounded to nearest.
 
-    The original scripts truncate instead of rounding (a mean shift of half a grey
-    level); `image_to_pixels(image - 1 / 255)` reproduces that.
+    The original scripts truncate instead, `floor((image + 1) * 127.5)`, a mean shift of
+    half a grey level.
     """
     unit = jnp.clip((jnp.asarray(image, jnp.float32) + 1) / 2, 0, 1)
     return jnp.round(unit * 255).astype(jnp.uint8)

@@ -26,6 +26,7 @@ from ldm_jax.evaluation.image_quality import psnr
 from ldm_jax.features.lpips import lpips, param_shapes
 from ldm_jax.features.weights import find_lpips_weights
 from ldm_jax.latent_diffusion import LatentDiffusion
+from ldm_jax.nn.initializers import INITS
 from ldm_jax.rng import named_keys
 from ldm_jax.samplers import SAMPLERS, Sampler
 from ldm_jax.tasks.autoencoding import (
@@ -215,7 +216,8 @@ def _autoencoding(config: ConfigDict) -> Experiment:
         keys = named_keys(key, "autoencoder", "posterior", "discriminator")
         image = jnp.zeros(example_batch(config, 1)["image"].shape)
         variables = module.init(keys["autoencoder"], image, keys["posterior"])
-        params, collections = {"autoencoder": variables["params"]}, {}
+        start = _look_up(INITS, config.train.init, "train.init")
+        params, collections = {"autoencoder": start(variables["params"])}, {}
         if has_discriminator:
             variables = discriminator.init(keys["discriminator"], image, train=False)
             params["discriminator"] = variables["params"]
@@ -256,7 +258,10 @@ def _denoising(config: ConfigDict) -> Experiment:
             lambda x: jnp.zeros(x.shape, x.dtype), example_batch(config, 1)
         )
         scale = jnp.float32(config.latent.scale)
-        return ldm.init_params(key, batch), {"latent_scale": scale}
+        start = _look_up(INITS, config.train.init, "train.init")
+        params = ldm.init_params(key, batch)
+        params["backbone"] = start(params["backbone"])
+        return params, {"latent_scale": scale}
 
     return Experiment(denoising_task(loss), init, loss.evaluate, ldm.autoencoder, ldm)
 

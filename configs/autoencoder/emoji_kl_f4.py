@@ -16,8 +16,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.autoencoder.update(
         {"ch": 16, "num_res_blocks": 1, "resolution": 64, "num_groups": 8}
     )
+    config.autoencoder.quant_init = "identity"
     config.loss.perceptual_crop = 32  # VGG16's gradient would be most of the cost
-    config.loss.regularizer_weight = 3e-3  # smoother latents for a short training
+    config.loss.regularizer_weight = 1e-3
     config.adversarial.name = "none"  # a discriminator needs more steps than these
     config.data.update(
         {
@@ -39,6 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "num_steps": 600,
             "learning_rate": 2e-3,
+            "init": "unit_gain",
             "log_every": 20,
             "preview_every": 200,
             "evaluate_every": 200,

@@ -48,7 +48,14 @@ def config(
         }
     )
     config.sampler = ConfigDict(
-        {"name": "ddim", "num_steps": 50, "eta": 0.0, "guidance_scale": 1.0}
+        {
+            "name": "ddim",
+            "num_steps": 50,
+            "eta": 0.0,
+            "grid": "trailing",  # the original: ddim_uniform, final_alpha_bar first
+            "final_alpha_bar": "one",
+            "guidance_scale": 1.0,
+        }
     )
     config.data = training.data(
         image_size=image_size, resize=resize, crop=crop, flip_rate=flip_rate

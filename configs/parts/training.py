@@ -14,6 +14,7 @@ def train(*, num_steps: int, batch_size: int, learning_rate: float) -> ConfigDic
             "grad_accumulation": 1,  # micro-batches per optimizer step
             "precision": "float32",  # of activations; parameters are always float32
             "ema_decay": 0.9999,  # 0 keeps no EMA
+            "init": "torch",  # or unit_gain, for trainings of a few hundred steps
             "seed": 0,
             "log_every": 50,
             "preview_every": 5000,

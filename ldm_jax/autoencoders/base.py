@@ -5,10 +5,17 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from ldm_jax.autoencoders.convnet import Decoder, Encoder, Topology
+from ldm_jax.nn import initializers
 from ldm_jax.nn.dense import Dense
+
+QUANT_INITS = {
+    "torch": initializers.uniform_kernel,
+    "identity": lambda key, shape, dtype=jnp.float32: jnp.eye(*shape, dtype=dtype),
+}
 
 
 class Autoencoder(nn.Module):
@@ -28,6 +35,9 @@ class Autoencoder(nn.Module):
       num_groups: of every group norm; must divide every width.
       dtype: compute dtype; statistics, softmax and the bottleneck stay float32.
       remat: "blocks" recomputes residual blocks in the backward pass.
+      quant_init: of the 1x1 convolutions around the latent. "torch", as in the original,
+        shrinks the latent below its own noise and its biases, which costs the first
+        hundreds of steps; "identity" spares a short training those.
     """
 
     z_channels: int
@@ -43,6 +53,7 @@ class Autoencoder(nn.Module):
     image_channels: int = 3
     dtype: Any = jnp.float32
     remat: Literal["none", "blocks"] = "none"
+    quant_init: Literal["torch", "identity"] = "torch"
 
     moments_per_channel = 1  # a class constant, not a field
 
@@ -61,8 +72,16 @@ class Autoencoder(nn.Module):
         )
         moments = self.moments_per_channel
         self.encoder = Encoder(topology, moments * self.z_channels)
-        self.quant_conv = Dense(moments * self.embed_dim, dtype=jnp.float32)
-        self.post_quant_conv = Dense(self.z_channels, dtype=jnp.float32)
+        kernel_init = QUANT_INITS[self.quant_init]
+        self.quant_conv = Dense(
+            moments * self.embed_dim,
+            kernel_init=kernel_init,
+            bias_init=self.moments_bias_init(),
+            dtype=jnp.float32,
+        )
+        self.post_quant_conv = Dense(
+            self.z_channels, kernel_init=kernel_init, dtype=jnp.float32
+        )
         self.decoder = Decoder(topology, self.image_channels)
 
     @property
@@ -73,6 +92,10 @@ class Autoencoder(nn.Module):
     @property
     def latent_channels(self) -> int:
         return self.embed_dim
+
+    def moments_bias_init(self) -> Initializer | None:
+        """Of `quant_conv`; None for torch's default."""
+        return None
 
     def encode_moments(self, image: Float[Array, "b H W c"]) -> Float[Array, "b h w d"]:
         """Encoder and `quant_conv`: the array that `encode` wraps.

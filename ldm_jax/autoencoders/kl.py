@@ -2,16 +2,29 @@
 
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from ldm_jax.autoencoders.base import Autoencoder
 from ldm_jax.autoencoders.latent import Gaussian
+
+INITIAL_LOGVAR = -6.0  # of a latent that starts as the identity's
 
 
 class KLAutoencoder(Autoencoder):
     """Latents are samples of a Gaussian posterior. Rombach et al. 2022, section 3.1."""
 
     moments_per_channel = 2
+
+    def moments_bias_init(self) -> Initializer | None:
+        """With `quant_init="identity"`, a posterior that starts narrow."""
+        if self.quant_init != "identity":
+            return None
+
+        def init(key, shape, dtype=jnp.float32):
+            return jnp.zeros(shape, dtype).at[self.embed_dim :].set(INITIAL_LOGVAR)
+
+        return init
 
     def encode(self, image: Float[Array, "b H W c"]) -> Gaussian:
         """The posterior of each image."""

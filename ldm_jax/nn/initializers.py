@@ -1,6 +1,7 @@
 """Initialisers of the original models: torch's defaults, and zero for output layers."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,3 +25,31 @@ def symmetric_uniform(bound: float) -> Initializer:
         return jax.random.uniform(key, shape, dtype or jnp.float32, -bound, bound)
 
     return init
+
+
+def unit_gain(params: Any) -> Any:
+    """Torch's default initial values, rescaled so that layers keep their input's variance.
+
+    Kernels times sqrt(3), biases zero; the second convolution of a residual block
+    (`conv2`) keeps its kernel and with it a small branch, and what starts at zero or as
+    an identity around the latent (`quant_conv`, `post_quant_conv`) stays as it is. A
+    training of hundreds of steps gets much further from here; a long one does not care.
+    """
+
+    def rescale(path: tuple, value: jax.Array) -> jax.Array:
+        names = [str(entry.key) for entry in path]
+        if any(name.endswith("quant_conv") for name in names):
+            return value
+        if names[-1] == "bias":
+            return jnp.zeros_like(value)
+        is_branch_end = "conv2" in names
+        return (
+            value * math.sqrt(3)
+            if names[-1] == "kernel" and not is_branch_end
+            else value
+        )
+
+    return jax.tree_util.tree_map_with_path(rescale, params)
+
+
+INITS = {"torch": lambda params: params, "unit_gain": unit_gain}

@@ -125,7 +125,7 @@ class TensorBoardWriter:
 
 
 class Console:
-    """A progress bar on a terminal, plain log lines elsewhere.
+    """A progress bar on a terminal, plain log lines elsewhere; silent but on process 0.
 
     Both show the loss, images/s, MFU and the time left.
     """
@@ -134,7 +134,8 @@ class Console:
         self._first_step, self._num_steps = first_step, num_steps
         self._started: tuple[float, int] | None = None
         self._bar = None
-        if sys.stderr.isatty():
+        self._is_silent = jax.process_index() != 0
+        if sys.stderr.isatty() and not self._is_silent:
             from tqdm import tqdm
 
             self._bar = tqdm(total=num_steps, initial=first_step, unit="step")
@@ -148,6 +149,8 @@ class Console:
 
     def write_scalars(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """Show the newest values."""
+        if self._is_silent:
+            return
         shown = _shown(scalars)
         if self._bar is not None:
             self._bar.set_postfix(shown, refresh=True)
