@@ -21,14 +21,14 @@ def get_config(arg: str = "") -> ConfigDict:
         backbone=latent_diffusion.unet(
             model_channels=64,
             channel_mult=(1, 2, 2),
-            attention_resolutions=(4,),
+            attention_resolutions=(2, 4),
             num_res_blocks=1,
             num_head_channels=32,
         ),
         beta_end=0.0195,
-        batch_size=64,
+        batch_size=32,
         learning_rate=1e-3,
-        num_steps=400,
+        num_steps=900,
     )
     config.conditioner = ConfigDict(
         {
@@ -39,22 +39,24 @@ def get_config(arg: str = "") -> ConfigDict:
             "drop_rate": 0.1,
         }
     )
+    config.diffusion.prediction = "v"  # shapes and colours come earlier than with eps
     config.latent.update({"scale_by_std": True, "cache": True})
     config.data = first_stage.data
     config.sampler.guidance_scale = 2.0
     config.optimizer.schedule = {
         "name": "lambda_warmup_cosine",
         "warmup_steps": 20,
-        "decay_steps": 400,
+        "decay_steps": 900,
         "min_scale": 0.02,
     }
     config.train.update(
         {
             "ema_decay": 0.99,
-            "log_every": 10,
-            "preview_every": 200,
-            "evaluate_every": 200,
-            "checkpoint_every": 200,
+            "init": "unit_gain",
+            "log_every": 20,
+            "preview_every": 300,
+            "evaluate_every": 300,
+            "checkpoint_every": 300,
         }
     )
     return config

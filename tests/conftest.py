@@ -8,10 +8,16 @@ import os
 import shutil
 import tempfile
 
-FAKE_DEVICES = "--xla_force_host_platform_device_count=8"
+XLA_FLAGS = (
+    "--xla_force_host_platform_device_count=8",
+    # Compiling is most of the tests' time, and their arrays are small.
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+)
 
-if FAKE_DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAKE_DEVICES}"
+for flag in XLA_FLAGS:
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Programs compiled twice in one session, in subprocesses too, are compiled once. Set

@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.autoencoder.quant_init = "identity"
     config.loss.perceptual_crop = 32  # VGG16's gradient would be most of the cost
-    config.loss.regularizer_weight = 1e-3
+    config.loss.regularizer_weight = 0.5  # latents that are easy to learn
     config.adversarial.name = "none"  # a discriminator needs more steps than these
     config.data.update(
         {
@@ -33,18 +33,18 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.schedule = {
         "name": "lambda_warmup_cosine",
         "warmup_steps": 20,
-        "decay_steps": 600,
+        "decay_steps": 450,
         "min_scale": 0.01,
     }
     config.train.update(
         {
-            "num_steps": 600,
+            "num_steps": 450,
             "learning_rate": 2e-3,
             "init": "unit_gain",
             "log_every": 20,
-            "preview_every": 200,
-            "evaluate_every": 200,
-            "checkpoint_every": 200,
+            "preview_every": 150,
+            "evaluate_every": 150,
+            "checkpoint_every": 150,
         }
     )
     return config

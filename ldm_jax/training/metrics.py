@@ -188,7 +188,7 @@ def _shown(scalars: Mapping[str, float | None]) -> dict[str, str]:
         for name, value in scalars.items()
         if value is not None and _is_headline(name)
     }
-    if "loss" in scalars and len(shown) == 1:  # one objective: no need to name it
+    if "loss" in scalars and len(shown) <= 1:  # one objective: no need to name it
         shown = {"loss": f"{scalars['loss']:.4g}"}
     if scalars.get("images_per_sec") is not None:
         shown["images/s"] = f"{scalars['images_per_sec']:.4g}"

@@ -24,7 +24,7 @@ def gaussian_denoise_fn(x, t):
 
 VARIANTS = [
     ("ddim", 200, {}),
-    ("ddim", 200, {"eta": 1.0}),
+    ("ddim", 200, {"eta": 1.0, "grid": "power"}),
     ("ddim", 200, {"eta": 0.5, "grid": "leading"}),
     ("ddim", 200, {"grid": "ddim_uniform", "final_alpha_bar": "first"}),
     ("ddpm", None, {}),
