@@ -23,15 +23,15 @@ def loss_of(**config):
 
 def test_sum_counts_every_element_of_an_image_and_mean_none():
     elements = 16 * 16 * 3
-    np.testing.assert_allclose(loss_of(nll_reduction="sum"), 0.3 * elements, rtol=1e-5)
-    np.testing.assert_allclose(loss_of(nll_reduction="mean"), 0.3, rtol=1e-5)
+    np.testing.assert_allclose(loss_of(nll_reduction="sum"), 0.3 * elements, rtol=5e-5)
+    np.testing.assert_allclose(loss_of(nll_reduction="mean"), 0.3, rtol=5e-5)
     l2 = loss_of(nll_reduction="mean", pixel_loss="l2")
-    np.testing.assert_allclose(l2, 0.09, rtol=1e-5)
+    np.testing.assert_allclose(l2, 0.09, rtol=5e-5)
 
 
 def test_logvar_divides_and_is_added():
     loss = loss_of(nll_reduction="mean", logvar=0.5)
-    np.testing.assert_allclose(loss, 0.3 / np.exp(0.5) + 0.5, rtol=1e-5)
+    np.testing.assert_allclose(loss, 0.3 / np.exp(0.5) + 0.5, rtol=5e-5)
 
 
 def test_crops_are_the_same_square_of_both_images_at_places_that_vary():
@@ -63,8 +63,8 @@ def test_the_perceptual_crop_reaches_lpips(monkeypatch):
     )
     loss, metrics = reconstruction_loss(config, {"lpips": None}, Y, X, KEY)
     assert seen == [((2, 8, 8, 3), jnp.bfloat16)]
-    np.testing.assert_allclose(metrics["perceptual_loss"], 0.3, rtol=1e-5)
-    np.testing.assert_allclose(loss, 0.6, rtol=1e-5)
+    np.testing.assert_allclose(metrics["perceptual_loss"], 0.3, rtol=5e-5)
+    np.testing.assert_allclose(loss, 0.6, rtol=5e-5)
 
 
 def test_wrong_settings_are_refused_in_one_sentence():
