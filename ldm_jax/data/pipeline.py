@@ -6,7 +6,6 @@ state is the step. Processes take consecutive blocks of rows, so that stacking t
 process index gives the global batch.
 """
 
-import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from ldm_jax.data.batch import Batch
 from ldm_jax.data.records import Source
 
 Transform = Callable[[Mapping[str, Any], np.random.Generator], Mapping[str, Any]]
+ENDLESS = 2**56  # rows; grain adds to it, so sys.maxsize would overflow
 READ_AHEAD = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)  # in batches
 
 
@@ -74,7 +74,7 @@ def make_loader(
         step, offset = divmod(position, rows)
         return stream[step * batch_size + process_index * rows + offset]
 
-    positions = grain.MapDataset.range(start_step * rows, sys.maxsize)
+    positions = grain.MapDataset.range(start_step * rows, ENDLESS)
     batches = positions.map(row).batch(rows).to_iter_dataset(READ_AHEAD)
     if num_workers:
         _parse_flags()

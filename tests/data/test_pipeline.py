@@ -170,3 +170,8 @@ def test_an_error_of_the_source_reaches_the_caller(tmp_path):
         (tmp_path / name).write_bytes(b"text")
     with pytest.raises(ValueError, match="too many unreadable"):
         take(1, source=open_source(f"folder:{tmp_path}"))
+
+
+def test_a_batch_may_be_one_picture():
+    batches = take(2, batch_size=1)
+    assert [batch["image"].shape[0] for batch in batches] == [1, 1]
