@@ -19,7 +19,7 @@ test-slow: $(VENV)/.test-installed
 check: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ldm_jax needs Python 3.11 or newer: make PYTHON=python3.12")'

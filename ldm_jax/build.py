@@ -4,6 +4,12 @@ A section such as `{"name": "ddim", "eta": 0.0}` becomes `SAMPLERS["ddim"](eta=0
 fields are the constructor's own arguments.
 """
 
+# A ConfigDict's fields are dynamic.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportReturnType=false, reportTypedDictNotRequiredAccess=false
+
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -118,7 +124,7 @@ def optimizers(
         learning_rate=config.train.learning_rate,
     )
     optimizer = _from_table(OPTIMIZERS, section, "optimizer", learning_rate=rate)
-    return dict.fromkeys(task.objectives, optimizer)
+    return {name: optimizer for name in task.objectives}
 
 
 def average(config: ConfigDict, task: Task) -> Ema | None:

