@@ -21,8 +21,13 @@ class KLAutoencoder(Autoencoder):
         if self.quant_init != "identity":
             return None
 
-        def init(key, shape, dtype=jnp.float32):
-            return jnp.zeros(shape, dtype).at[self.embed_dim :].set(INITIAL_LOGVAR)
+        def init(key, shape, dtype=None, out_sharding=None):
+            del key, out_sharding
+            return (
+                jnp.zeros(shape, dtype or jnp.float32)
+                .at[self.embed_dim :]
+                .set(INITIAL_LOGVAR)
+            )
 
         return init
 
