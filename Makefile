@@ -4,17 +4,21 @@ VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow test-full check clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python tools/demo.py --workdir=$(RUNS)
 
 test: $(VENV)/.test-installed
-	$(BIN)/python -m pytest tests -q -n 2 --dist worksteal -m "not slow" --durations=15
+	$(BIN)/python -m pytest tests -q -n 2 --dist worksteal -m "not slow and not full" --durations=15
 
 # Minutes-long checks: the 274M model's real steps, the whole demo.
 test-slow: $(VENV)/.test-installed
 	$(BIN)/python -m pytest tests -q -m slow --durations=15
+
+# Full-width models against torch, full-size checkpoints; prints peak memory.
+test-full: $(VENV)/.test-installed
+	$(BIN)/python -m pytest tests -q -m full -rA --durations=0
 
 check: $(VENV)/.test-installed
 	$(BIN)/ruff check .
