@@ -24,8 +24,8 @@ def classifier_free(
       eps are extrapolated alike and so still explain x.
     """
 
-    def guided(x, t):
-        doubled = denoise_fn(jnp.concatenate([x, x]), jnp.concatenate([t, t]))
+    def guided(x, level):
+        doubled = denoise_fn(jnp.concatenate([x, x]), level)
         scale = broadcast_to_rank(jnp.asarray(guidance_scale, x.dtype), x.ndim)
 
         def extrapolate(both):

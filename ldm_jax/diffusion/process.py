@@ -1,6 +1,5 @@
 """The Gaussian forward process and its posterior, at integer timesteps t in [0, T-1]."""
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Real
 
 from ldm_jax.arrays import broadcast_to_rank
-from ldm_jax.diffusion.schedules import Schedule
+from ldm_jax.diffusion.schedules import Level, Schedule
 
 
 class Posterior(NamedTuple):
@@ -25,33 +24,35 @@ class Posterior(NamedTuple):
     beta: Float[np.ndarray, "..."]
 
 
-def posterior(
-    alpha_bar: Float[np.ndarray, "..."], alpha_bar_prev: Float[np.ndarray, "..."]
-) -> Posterior:
+def posterior(level: Level, previous: Level) -> Posterior:
     """The posterior between any two noise levels (Ho et al. 2020, eq. 6 and 7).
 
-    `alpha_bar` is that of t, `alpha_bar_prev` that of the less noisy s (1 for clean data).
+    `level` is that of t, `previous` that of the less noisy s; float64 host arrays.
     """
-    alpha = alpha_bar / alpha_bar_prev
-    beta = 1 - alpha
+    alpha = level.signal_scale / previous.signal_scale
+    noise, noise_prev = level.noise_scale**2, previous.noise_scale**2
+    # Equal levels have nothing to add, whatever the rounding.
+    beta = np.maximum(noise - alpha**2 * noise_prev, 0)
     return Posterior(
-        coef_x0=np.sqrt(alpha_bar_prev) * beta / (1 - alpha_bar),
-        coef_x_t=np.sqrt(alpha) * (1 - alpha_bar_prev) / (1 - alpha_bar),
-        variance=beta * (1 - alpha_bar_prev) / (1 - alpha_bar),
+        coef_x0=previous.signal_scale * beta / noise,
+        coef_x_t=alpha * noise_prev / noise,
+        variance=beta * noise_prev / noise,
         beta=beta,
     )
 
 
 def step_posterior(schedule: Schedule) -> Posterior:
-    """q(x_{t-1} | x_t, x_0) for every t, with alpha_bar_{-1} = 1: arrays `[T]`."""
-    alpha_bar = schedule.exact_alphas_cumprod
-    return posterior(alpha_bar, np.append(1.0, alpha_bar[:-1]))
+    """q(x_{t-1} | x_t, x_0) for every t, with clean data at t = -1: arrays `[T]`."""
+    signal, noise = schedule.exact_signal_scales, schedule.exact_noise_scales
+    t = np.arange(schedule.num_timesteps)
+    previous = Level(t - 1, np.append(1.0, signal[:-1]), np.append(0.0, noise[:-1]))
+    return posterior(Level(t, signal, noise), previous)
 
 
 def scales_at(
     schedule: Schedule, t: Real[Array, " b"], rank: int
 ) -> tuple[Array, Array]:
-    """(sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t)), each `[b, 1, ..., 1]` of `rank` axes.
+    """(signal_scale, noise_scale) at t, each `[b, 1, ..., 1]` of `rank` axes.
 
     `t` may be of a float dtype but must hold integers: fractions are truncated.
     """
@@ -67,16 +68,6 @@ def diffuse(
     eps: Float[Array, "b ..."],
     t: Int[Array, " b"],
 ) -> Float[Array, "b ..."]:
-    """A sample of q(x_t | x_0): `sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps`."""
+    """A sample of q(x_t | x_0): `signal_scale x0 + noise_scale eps`."""
     signal_scale, noise_scale = scales_at(schedule, t, x0.ndim)
     return signal_scale * x0 + noise_scale * eps
-
-
-def prior_bits_per_dim(
-    schedule: Schedule, x0: Float[Array, "b ..."]
-) -> Float[Array, " b"]:
-    """KL(q(x_T | x_0) || N(0, I)) in bits, averaged over the dimensions of each x0."""
-    alpha_bar = schedule.exact_alphas_cumprod[-1]
-    log_variance = math.log1p(-alpha_bar)
-    kl = 0.5 * (alpha_bar * x0**2 - alpha_bar - log_variance)
-    return jnp.mean(kl.reshape(x0.shape[0], -1), axis=1) / math.log(2)

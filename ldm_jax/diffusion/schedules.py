@@ -1,16 +1,34 @@
-"""Noise schedules: how much signal is left at each of T discrete timesteps.
+"""Noise schedules: how much signal and noise there is at each of T discrete timesteps.
 
-`q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)` for t = 0..T-1, where
-`alpha_bar_t` is the cumulative product of `1 - beta` up to and including t (Ho et al.
-2020, eq. 4). Index 0 is one noise step, not clean data.
+`x_t = signal_scale_t x_0 + noise_scale_t eps` for t = 0..T-1. Index 0 is one noise step,
+not clean data. In a variance-preserving schedule, `signal_scale^2 = alpha_bar_t`, the
+cumulative product of `1 - beta` up to and including t (Ho et al. 2020, eq. 4), and
+`noise_scale^2 = 1 - alpha_bar_t`; in rectified flow the two scales themselves sum to one.
 """
 
 import dataclasses
 import functools
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
+
+
+class Level(NamedTuple):
+    """A noise level, `x = signal_scale x0 + noise_scale eps`, and the model's name for it.
+
+    Samplers pass scalars; arrays of one shape stand for several levels.
+
+    Attributes:
+      t: timestep of the model in [0, T-1]; may lie between two.
+      signal_scale: 1 for clean data, 0 for pure noise.
+      noise_scale: 0 for clean data.
+    """
+
+    t: Any
+    signal_scale: Any
+    noise_scale: Any
 
 
 @jax.tree_util.register_static
@@ -19,36 +37,57 @@ class Schedule:
     """The constants of a discrete diffusion process.
 
     Every table is derived in float64 on the host and rounded once to float32, so
-    `1 - alpha_bar` is exact near t = 0. A schedule is a static constant: functions
+    the noise is exact near t = 0. A schedule is a static constant: functions
     under `jit` close over it, or take it as a (leafless) argument.
 
     Attributes:
-      exact_betas: float64 `[T]`, each in (0, 1).
+      exact_signal_scales: float64 `[T]`, falling, in (0, 1); the last may be 0 (no signal
+        left: zero terminal SNR, rectified flow).
+      power: `signal_scale^power + noise_scale^power = 1`: 2 preserves the variance, 1 is
+        rectified flow.
 
     Raises:
-      ValueError: if the betas are not a non-empty vector of numbers in (0, 1).
+      ValueError: if the scales are not such a vector.
     """
 
-    exact_betas: Float[np.ndarray, "T"]
+    exact_signal_scales: Float[np.ndarray, "T"]
+    power: Literal[1, 2] = 2
 
     def __post_init__(self):
-        betas = np.asarray(self.exact_betas, np.float64)
-        if betas.ndim != 1 or not betas.size or not np.all((betas > 0) & (betas < 1)):
+        scales = np.asarray(self.exact_signal_scales, np.float64)
+        if (
+            scales.ndim != 1
+            or not scales.size
+            or not np.all((scales[:-1] > 0) & (scales[:-1] < 1))
+            or not 0 <= scales[-1] < 1
+            or not np.all(np.diff(scales) < 0)
+        ):
             raise ValueError(
-                "a schedule needs a non-empty vector of betas strictly between 0 and 1,"
-                f" not an array of shape {betas.shape}; change its beta range"
+                "a schedule needs a non-empty vector of falling signal scales between 1 "
+                f"and 0, not an array of shape {scales.shape}; change its beta range"
             )
-        object.__setattr__(self, "exact_betas", betas)
+        object.__setattr__(self, "exact_signal_scales", scales)
 
     @property
     def num_timesteps(self) -> int:
         """T, the number of noise levels."""
-        return self.exact_betas.size
+        return self.exact_signal_scales.size
+
+    @functools.cached_property
+    def exact_noise_scales(self) -> Float[np.ndarray, "T"]:
+        """The multiplier of eps in float64."""
+        return self._noise_scale(self.exact_signal_scales)
 
     @functools.cached_property
     def exact_alphas_cumprod(self) -> Float[np.ndarray, "T"]:
         """alpha_bar in float64, for constants computed on the host."""
-        return np.cumprod(1 - self.exact_betas)
+        return self.exact_signal_scales**2
+
+    @functools.cached_property
+    def exact_betas(self) -> Float[np.ndarray, "T"]:
+        """beta in float64; of variance-preserving schedules."""
+        previous = np.append(1.0, self.exact_alphas_cumprod[:-1])
+        return 1 - self.exact_alphas_cumprod / previous
 
     @functools.cached_property
     def betas(self) -> Float[np.ndarray, "T"]:
@@ -62,25 +101,71 @@ class Schedule:
 
     @functools.cached_property
     def signal_scales(self) -> Float[np.ndarray, "T"]:
-        """sqrt(alpha_bar) in float32: the multiplier of x0 in x_t."""
-        return np.sqrt(self.exact_alphas_cumprod).astype(np.float32)
+        """The multiplier of x0 in x_t, in float32: sqrt(alpha_bar)."""
+        return self.exact_signal_scales.astype(np.float32)
 
     @functools.cached_property
     def noise_scales(self) -> Float[np.ndarray, "T"]:
-        """sqrt(1 - alpha_bar) in float32: the multiplier of eps in x_t."""
-        return np.sqrt(1 - self.exact_alphas_cumprod).astype(np.float32)
+        """The multiplier of eps in x_t, in float32: sqrt(1 - alpha_bar)."""
+        return self.exact_noise_scales.astype(np.float32)
 
     @functools.cached_property
     def exact_snr(self) -> Float[np.ndarray, "T"]:
-        """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) in float64."""
-        return self.exact_alphas_cumprod / (1 - self.exact_alphas_cumprod)
+        """Signal-to-noise ratio, signal_scale^2 / noise_scale^2, in float64."""
+        return (self.exact_signal_scales / self.exact_noise_scales) ** 2
+
+    def level_at(self, t: Float[np.ndarray, "..."]) -> Level:
+        """The levels at timesteps, float64 host arrays; between two by interpolation.
+
+        log(signal_scale) is linear in t where variance is preserved (as in DPM-Solver),
+        signal_scale itself in rectified flow.
+        """
+        t = np.asarray(t, np.float64)
+        table, whole = self.exact_signal_scales, np.rint(t).astype(np.int64)
+        steps = np.arange(self.num_timesteps)
+        if self.power == 1:
+            between = np.interp(t, steps, table)
+        else:
+            tiny = np.finfo(np.float64).tiny  # a last scale of 0 has no logarithm
+            between = np.exp(np.interp(t, steps, np.log(np.maximum(table, tiny))))
+        signal_scale = np.where(t == whole, table[whole], between)
+        return Level(t, signal_scale, self._noise_scale(signal_scale))
+
+    def level_of_sigma(self, sigma: Float[np.ndarray, "..."]) -> Level:
+        """The levels whose noise_scale / signal_scale is `sigma` (Karras et al. 2022).
+
+        t is found by interpolation in log(sigma) and stays within [0, T-1].
+        """
+        sigma = np.asarray(sigma, np.float64)
+        table = -0.5 * np.log(self.exact_snr)
+        t = np.interp(np.log(sigma), table, np.arange(self.num_timesteps))
+        signal_scale = (1 + sigma**self.power) ** (-1 / self.power)
+        return Level(t, signal_scale, sigma * signal_scale)
+
+    def _noise_scale(self, signal_scale: np.ndarray) -> np.ndarray:
+        return (1 - signal_scale**self.power) ** (1 / self.power)
+
+
+def from_betas(betas: Float[np.ndarray, "T"]) -> Schedule:
+    """The variance-preserving schedule of T noise increments.
+
+    Raises:
+      ValueError: if they are not a vector of numbers in (0, 1).
+    """
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or not betas.size or not np.all((betas > 0) & (betas < 1)):
+        raise ValueError(
+            "a schedule needs a non-empty vector of betas strictly between 0 and 1,"
+            f" not an array of shape {betas.shape}; change its beta range"
+        )
+    return Schedule(np.sqrt(np.cumprod(1 - betas)))
 
 
 def linear(
     num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2
 ) -> Schedule:
     """Betas linear in sqrt(beta), then squared: what LDM and Stable Diffusion call linear."""
-    return Schedule(np.linspace(beta_start**0.5, beta_end**0.5, num_timesteps) ** 2)
+    return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_timesteps) ** 2)
 
 
 def cosine(num_timesteps: int = 1000, offset: float = 8e-3) -> Schedule:
@@ -90,18 +175,18 @@ def cosine(num_timesteps: int = 1000, offset: float = 8e-3) -> Schedule:
     """
     time = np.arange(num_timesteps + 1) / num_timesteps + offset
     alpha_bar = np.cos(time / (1 + offset) * np.pi / 2) ** 2
-    return Schedule(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
+    return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
 
 
 def sqrt_linear(
     num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2
 ) -> Schedule:
     """Betas linear in beta (DDPM's own schedule); the reference names it sqrt_linear."""
-    return Schedule(np.linspace(beta_start, beta_end, num_timesteps))
+    return from_betas(np.linspace(beta_start, beta_end, num_timesteps))
 
 
 def sqrt(
     num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2
 ) -> Schedule:
     """Square roots of linearly spaced betas; the reference names it sqrt."""
-    return Schedule(np.linspace(beta_start, beta_end, num_timesteps) ** 0.5)
+    return from_betas(np.linspace(beta_start, beta_end, num_timesteps) ** 0.5)

@@ -83,11 +83,9 @@ def test_min_snr_is_capped_at_gamma():
 
 
 def test_clipping_x0_changes_eps_so_that_both_still_explain_x():
-    def denoise_fn(x, t):
-        return Denoised(3 * x, x)
-
-    x, _, t = example()
-    x0, eps = clip_x0(denoise_fn, SCHEDULE)(x, t.astype(jnp.float32))
+    x, _, _ = example()
+    level = SCHEDULE.level_at(500)
+    x0, eps = clip_x0(lambda x, level: Denoised(3 * x, x))(x, level)
     assert np.abs(x0).max() == 1
-    a, s = scales_at(SCHEDULE, t, 4)
-    np.testing.assert_allclose(a * x0 + s * eps, x, atol=1e-5)
+    explained = level.signal_scale * x0 + level.noise_scale * eps
+    np.testing.assert_allclose(explained, x, atol=1e-5)

@@ -7,7 +7,6 @@ import numpy as np
 from ldm_jax.diffusion.process import (
     diffuse,
     posterior,
-    prior_bits_per_dim,
     step_posterior,
 )
 from ldm_jax.diffusion.schedules import linear
@@ -50,16 +49,9 @@ def test_posterior_equals_the_textbook_formulas():
 
 def test_posterior_over_a_stride_keeps_the_marginal():
     """Drawing x_s from q(x_s | x_t, x0) with x_t ~ q(x_t | x0) must give q(x_s | x0)."""
-    alpha_bar, previous = SCHEDULE.exact_alphas_cumprod[[700, 300]]
-    q = posterior(alpha_bar, previous)
-    mean = q.coef_x0 + q.coef_x_t * np.sqrt(alpha_bar)
-    variance = q.coef_x_t**2 * (1 - alpha_bar) + q.variance
-    np.testing.assert_allclose([mean, variance], [np.sqrt(previous), 1 - previous])
-
-
-def test_prior_bits_are_those_of_the_signal_that_is_left():
-    """To first order in alpha_bar_T, KL = alpha_bar_T |x0|^2 / 2."""
-    x0 = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
-    bits = prior_bits_per_dim(SCHEDULE, x0)
-    signal = SCHEDULE.alphas_cumprod[-1] * (x0**2).mean((1, 2, 3))
-    np.testing.assert_allclose(bits, signal / 2 / np.log(2), rtol=1e-3)
+    level, previous = SCHEDULE.level_at(700), SCHEDULE.level_at(300)
+    q = posterior(level, previous)
+    mean = q.coef_x0 + q.coef_x_t * level.signal_scale
+    variance = q.coef_x_t**2 * level.noise_scale**2 + q.variance
+    expected = previous.signal_scale, previous.noise_scale**2
+    np.testing.assert_allclose([mean, variance], expected)
