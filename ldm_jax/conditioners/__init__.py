@@ -2,8 +2,28 @@
 
 from ldm_jax.conditioners.base import Conditioner
 from ldm_jax.conditioners.class_label import ClassLabel
+from ldm_jax.conditioners.compose import Compose
 from ldm_jax.conditioners.concat import Concat
+from ldm_jax.conditioners.inpainting import Inpainting
+from ldm_jax.conditioners.precomputed import Precomputed
+from ldm_jax.conditioners.spatial_rescaler import SpatialRescaler
 
-CONDITIONERS = {"class_label": ClassLabel, "concat": Concat}
+CONDITIONERS = {
+    "class_label": ClassLabel,
+    "compose": Compose,
+    "concat": Concat,
+    "inpainting": Inpainting,
+    "precomputed": Precomputed,
+    "spatial_rescaler": SpatialRescaler,
+}
 
-__all__ = ["CONDITIONERS", "ClassLabel", "Concat", "Conditioner"]
+__all__ = [
+    "CONDITIONERS",
+    "ClassLabel",
+    "Compose",
+    "Concat",
+    "Conditioner",
+    "Inpainting",
+    "Precomputed",
+    "SpatialRescaler",
+]

@@ -13,7 +13,20 @@ class Conditioner(Protocol):
 
     Condition dropout during training is the conditioner's own affair: a field
     `drop_rate` and the PRNG stream "drop", drawn only with `train=True`.
+
+    What holds for most conditioners need not be written down: `latent_fields` is then
+    empty, `has_params` and `has_null` are True.
+
+    Attributes:
+      fields: the batch fields that it reads.
+      latent_fields: those of them that `LatentDiffusion.condition` replaces, before the
+        conditioner sees them, by scaled latents of the first stage.
+      has_params: whether there is anything to train.
+      has_null: whether `null` exists.
     """
+
+    @property
+    def fields(self) -> tuple[str, ...]: ...
 
     def __call__(
         self, batch: Mapping[str, jax.Array], *, train: bool = False
@@ -28,10 +41,27 @@ class Conditioner(Protocol):
     def null(self, batch_size: int) -> Conditioning:
         """The condition "nothing asked for", the unconditional side of guidance.
 
+        A slot that it leaves empty cannot be left out: guidance keeps the condition's.
+
         Raises:
           ValueError: if this conditioner has no null condition.
         """
         ...
+
+
+def latent_fields(conditioner: Conditioner | None) -> tuple[str, ...]:
+    """The batch fields that it takes as latents; none without a conditioner."""
+    return getattr(conditioner, "latent_fields", ())
+
+
+def has_params(conditioner: Conditioner | None) -> bool:
+    """Whether there is anything to train; False without a conditioner."""
+    return conditioner is not None and getattr(conditioner, "has_params", True)
+
+
+def has_null(conditioner: Conditioner | None) -> bool:
+    """Whether it can be left out, as guidance asks; False without a conditioner."""
+    return conditioner is not None and getattr(conditioner, "has_null", True)
 
 
 def take_field(batch: Mapping[str, jax.Array], field: str) -> jax.Array:

@@ -45,6 +45,11 @@ class ClassLabel(nn.Module):
     field: str = "class_label"
     dtype: Any = jnp.float32
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """`(field,)`."""
+        return (self.field,)
+
     def setup(self):
         self._check()
         self.embedding = nn.Embed(

@@ -21,6 +21,14 @@ class Concat(nn.Module):
 
     field: str
 
+    has_params = False
+    has_null = False
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """`(field,)`."""
+        return (self.field,)
+
     @nn.compact
     def __call__(
         self, batch: Mapping[str, jax.Array], *, train: bool = False

@@ -58,11 +58,14 @@ def merge(a: Conditioning, b: Conditioning) -> Conditioning:
     return Conditioning(**slots)
 
 
-def stack(a: Conditioning, b: Conditioning) -> Conditioning:
-    """Two batches as one, `a` first: the doubled batch of classifier-free guidance.
+def stack(uncond: Conditioning, cond: Conditioning) -> Conditioning:
+    """Two batches as one, `uncond` first: the doubled batch of guidance.
+
+    A slot that `uncond` alone leaves empty cannot be left out (the picture to inpaint,
+    say) and is `cond`'s in both halves.
 
     Raises:
-      ValueError: if a slot is filled in only one of them or its shapes differ.
+      ValueError: if `cond` alone leaves a slot empty, or a slot's shapes differ.
     """
 
     def join(slot: str, x: Array, y: Array) -> Array:
@@ -73,7 +76,8 @@ def stack(a: Conditioning, b: Conditioning) -> Conditioning:
             )
         return jnp.concatenate([x, y], axis=0)
 
-    return _map_pairs(join, a, b)
+    empty = {slot: None for slot in SLOTS if getattr(uncond, slot) is not None}
+    return _map_pairs(join, merge(uncond, cond.replace(**empty)), cond)
 
 
 def replace_examples(

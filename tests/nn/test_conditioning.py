@@ -46,12 +46,20 @@ def test_stack_puts_the_first_batch_first():
     np.testing.assert_array_equal(stack(a, b).vector[:, 0], [0, 0, 1, 1])
 
 
-def test_stack_refuses_slots_filled_on_one_side_or_of_other_length():
+def test_stack_refuses_a_condition_without_its_slot_or_of_other_length():
     a = Conditioning(tokens=_ones(2, 3, 8))
     with pytest.raises(ValueError, match="'tokens'"):
         stack(a, Conditioning())
     with pytest.raises(ValueError, match="cannot stack tokens"):
         stack(a, Conditioning(tokens=_ones(2, 4, 8)))
+
+
+def test_stack_keeps_what_cannot_be_left_out():
+    null = Conditioning(tokens=jnp.zeros((2, 1, 3)))
+    map_ = jnp.arange(8.0).reshape(2, 2, 2, 1)
+    both = stack(null, Conditioning(tokens=_ones(2, 1, 3), concat=map_))
+    np.testing.assert_array_equal(both.tokens[:, 0, 0], [0, 0, 1, 1])
+    np.testing.assert_array_equal(both.concat, np.concatenate([map_, map_]))
 
 
 def test_replace_examples_takes_the_masked_ones_from_a_broadcast_null():
