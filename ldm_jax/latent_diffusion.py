@@ -6,6 +6,7 @@ Parameters come in top-level groups: "backbone" and "conditioner" are trained, t
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,14 +16,14 @@ from jaxtyping import Array, Float, Shaped
 
 from ldm_jax.arrays import normal_like
 from ldm_jax.autoencoders.latent import Code, Gaussian
+from ldm_jax.conditioners.base import latent_fields, take_field
 from ldm_jax.diffusion.denoise import Denoised, DenoiseFn
 from ldm_jax.diffusion.predictions import Prediction
-from ldm_jax.diffusion.process import scales_at
-from ldm_jax.diffusion.schedules import Schedule
-from ldm_jax.guidance import classifier_free
-from ldm_jax.nn.conditioning import Conditioning, stack
+from ldm_jax.diffusion.schedules import Level, Schedule
+from ldm_jax.guidance import Guidance, guide
+from ldm_jax.nn.conditioning import SLOTS, Conditioning, stack
 from ldm_jax.rng import example_keys, named_keys
-from ldm_jax.samplers.base import Sampler, sample
+from ldm_jax.samplers.base import Plan, Sampler, sample_with_previews
 
 PyTree = Any
 Params = Mapping[str, PyTree]
@@ -54,12 +55,19 @@ class LatentDiffusion:
         """
         keys = named_keys(key, "backbone", "conditioner", "drop")
         params = {}
+        cond = Conditioning()
         if self.conditioner is not None:
             streams = {"params": keys["conditioner"], "drop": keys["drop"]}
-            variables = self.conditioner.init(streams, batch)
-            params["conditioner"] = variables.get("params", {})
+            latents = {
+                name: jnp.zeros(self.latent_shape({"image": batch[name]}))
+                for name in latent_fields(self.conditioner)
+            }
+            cond, variables = self.conditioner.init_with_output(
+                streams, {**batch, **latents}
+            )
+            if variables.get("params"):
+                params["conditioner"] = variables["params"]
         z, t = jnp.zeros(self.latent_shape(batch)), jnp.zeros(_batch_size(batch))
-        cond = self.condition(params, {}, batch)
         variables = self.backbone.init(keys["backbone"], z, t, cond)
         return params | {"backbone": variables["params"]}
 
@@ -99,18 +107,46 @@ class LatentDiffusion:
         frozen: Params,
         batch: Batch,
         *,
+        latent_scale: Float[Array, ""] | float | None = None,
         train: bool = False,
         drop_key: jax.Array | None = None,
     ) -> Conditioning:
         """The condition of a batch; empty for an unconditional model.
 
-        `drop_key` drives condition dropout and is needed only with `train=True`.
+        Pictures that the conditioner takes as latents are encoded here by the frozen
+        first stage: the mode of the posterior, times `latent_scale`.
+
+        Args:
+          latent_scale: needed only by conditioners with `latent_fields`.
+          drop_key: drives condition dropout; needed only with `train=True`.
+
+        Raises:
+          ValueError: if the batch lacks a field, or the latent scale is needed and None.
         """
         if self.conditioner is None:
             return Conditioning()
+        for name in latent_fields(self.conditioner):
+            z = self._encode_mode(frozen, take_field(batch, name), name, latent_scale)
+            batch = {**batch, name: z}
         conditioner = _conditioner_params(params, frozen)
         streams = {} if drop_key is None else {"drop": drop_key}
         return _apply(self.conditioner, conditioner, batch, train=train, rngs=streams)
+
+    def _encode_mode(
+        self,
+        frozen: Params,
+        image: Float[Array, "b H W 3"],
+        name: str,
+        latent_scale: Float[Array, ""] | float | None,
+    ) -> Float[Array, "b h w c"]:
+        if latent_scale is None:
+            raise ValueError(
+                f"the batch field {name!r} enters the condition as a latent: pass "
+                "latent_scale to `condition`"
+            )
+        autoencoder = frozen["autoencoder"]
+        latent = _apply(self.autoencoder, autoencoder, image, method="encode")
+        return latent.mode().astype(jnp.float32) * latent_scale
 
     def null_condition(
         self, params: Params, frozen: Params, batch_size: int
@@ -145,9 +181,12 @@ class LatentDiffusion:
     def denoise_fn(self, params: Params, cond: Conditioning) -> DenoiseFn:
         """The model as samplers see it, with its condition bound."""
 
-        def denoise(x: Array, t: Array) -> Denoised:
+        def denoise(x: Array, level: Level) -> Denoised:
+            t = jnp.full(x.shape[0], level.t, jnp.float32)
             output = self.predict(params, x, t, cond)
-            return self.prediction.read(output, x, *scales_at(self.schedule, t, x.ndim))
+            return self.prediction.read(
+                output, x, level.signal_scale, level.noise_scale
+            )
 
         return denoise
 
@@ -194,55 +233,97 @@ def make_sample_fn(
     batch_size: int,
     latent_size: tuple[int, int],
     decode_chunk_size: int | None = None,
-) -> Callable[..., Float[Array, "b H W 3"]]:
+) -> Callable[..., Any]:
     """Noise to images as one pure function: jit it, shard it, differentiate it.
 
     Args:
       ldm: the model.
-      sampler: from `SAMPLERS`, on the model's schedule.
+      sampler: a value of `SAMPLERS`.
       batch_size: images per call.
       latent_size: height and width of the latents; any that the backbone takes.
       decode_chunk_size: images decoded at a time; None for all.
 
     Returns:
-      `sample_fn(params, frozen, latent_scale, key, cond_batch=None, guidance_scale=None,
-      uncond_batch=None) -> image` float32 in [-1, 1]. All noise of an image comes from its
-      own key: `key` is `[b]` of them, or one, which stands for
-      `example_keys(key, arange(b))`; so an image does not depend on the batch it is drawn
-      in (but for float rounding). `cond_batch` holds the fields that the conditioner reads. With a `guidance_scale` the backbone runs on doubled batches;
-      its value may be traced. `uncond_batch` (a negative prompt) stands in for the null
-      condition. The reference skips guidance at scale 1, which is `None` here.
+      `sample_fn(params, key, plan, conditioning=None, **uses) -> image` `[b H W 3]`,
+      float32 in [-1, 1]. Everything that a user turns is an argument, so nothing of it
+      compiles anew: `params` has the groups "backbone", "autoencoder", "latent_scale"
+      and "conditioner" if there is one; `plan` comes from `sampler.plan` (with `pad`, any
+      number of steps); `conditioning` holds the batch fields that the conditioner reads.
+      All noise of an image comes from its own key: `key` is `[b]` of them, or one, which
+      stands for `example_keys(key, arange(b))`; so an image does not depend on the batch
+      it is drawn in (but for float rounding). Uses, each by keyword:
+
+      guidance: a `Guidance`; the backbone then runs on doubled batches. The reference
+        skips it at scale 1, which is `None` here.
+      negative: batch fields, such as a negative prompt, in place of the null condition.
+      start: scaled latents `[b h w c]` to diffuse to the plan's first level and start from
+        (see `from_strength`); None for pure noise.
+      known: a `Known`: scaled latents to keep, and where.
+      preview_steps: int32 `[p]`; the result is then `(image, previews)`, `[p b H W 3]`:
+        the model's decoded x0 at these steps.
     """
+    shape = (batch_size, *latent_size, ldm.autoencoder.latent_channels)
 
     def sample_fn(
         params: Params,
-        frozen: Params,
-        latent_scale: Float[Array, ""] | float,
         key: jax.Array,
-        cond_batch: Batch | None = None,
-        guidance_scale: Float[Array, "*b"] | float | None = None,
-        uncond_batch: Batch | None = None,
-    ) -> Float[Array, "b H W 3"]:
-        cond = ldm.condition(params, frozen, cond_batch or {})
-        if guidance_scale is None:
-            denoise_fn = ldm.denoise_fn(params, cond)
-        else:
-            if uncond_batch is None:
-                uncond = ldm.null_condition(params, frozen, batch_size)
-            else:
-                uncond = ldm.condition(params, frozen, uncond_batch)
-            doubled = ldm.denoise_fn(params, stack(uncond, cond))
-            denoise_fn = classifier_free(doubled, guidance_scale)
+        plan: Plan,
+        conditioning: Batch | None = None,
+        *,
+        guidance: Guidance | None = None,
+        negative: Batch | None = None,
+        start: Float[Array, "b h w c"] | None = None,
+        known: Known | None = None,
+        preview_steps: Array | None = None,
+    ) -> Any:
         if key.ndim == 0:
             key = example_keys(key, jnp.arange(batch_size))
-        keys = named_keys(key, "noise", "steps")
-        shape = (batch_size, *latent_size, ldm.autoencoder.latent_channels)
-        x_T = normal_like(keys["noise"], jnp.zeros(shape))
-        z = sample(denoise_fn, sampler, x_T, keys["steps"])
-        image = ldm.decode(frozen, z, latent_scale, chunk_size=decode_chunk_size)
-        return jnp.clip(image.astype(jnp.float32), -1, 1)
+        keys = named_keys(key, "noise", "steps", "known")
+        x = normal_like(keys["noise"], jnp.zeros(shape))
+        if start is not None:
+            x = plan.start.signal_scale * start + plan.start.noise_scale * x
+        denoise_fn = _guided(ldm, params, conditioning or {}, negative, guidance, shape)
+        run = sampler if known is None else masked(sampler, known, keys["known"])
+        chosen = jnp.zeros((0,), jnp.int32) if preview_steps is None else preview_steps
+        z, previews = sample_with_previews(
+            denoise_fn, run, plan, x, keys["steps"], chosen
+        )
+
+        def to_images(z: Array) -> Array:
+            scale = params["latent_scale"]
+            image = ldm.decode(params, z, scale, chunk_size=decode_chunk_size)
+            return jnp.clip(image.astype(jnp.float32), -1, 1)
+
+        if preview_steps is None:
+            return to_images(z)
+        return to_images(z), jax.lax.map(to_images, previews)
 
     return sample_fn
+
+
+def _guided(
+    ldm: LatentDiffusion,
+    params: Params,
+    conditioning: Batch,
+    negative: Batch | None,
+    guidance: Guidance | None,
+    shape: tuple[int, ...],
+) -> DenoiseFn:
+    """The model with its condition bound, and guided if asked to."""
+    cond = ldm.condition(params, params, conditioning)
+    if guidance is None:
+        return ldm.denoise_fn(params, cond)
+    if negative is not None:
+        uncond = ldm.condition(params, params, negative)
+    else:
+        uncond = _inherit(ldm.null_condition(params, params, shape[0]), cond)
+    return guide(ldm.denoise_fn(params, stack(uncond, cond)), guidance)
+
+
+def _inherit(uncond: Conditioning, cond: Conditioning) -> Conditioning:
+    """Slots that the null condition leaves open (a map to fill in) are the condition's."""
+    pairs = {slot: (getattr(uncond, slot), getattr(cond, slot)) for slot in SLOTS}
+    return Conditioning(**{s: b if a is None else a for s, (a, b) in pairs.items()})
 
 
 def _map_chunks(fn: Callable[[Array], Array], x: Array, chunk_size: int) -> Array:

@@ -1,7 +1,7 @@
 """The conditioner contract: batch in, `Conditioning` out."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
@@ -49,17 +49,17 @@ class Conditioner(Protocol):
         ...
 
 
-def latent_fields(conditioner: Conditioner | None) -> tuple[str, ...]:
+def latent_fields(conditioner: Any) -> tuple[str, ...]:
     """The batch fields that it takes as latents; none without a conditioner."""
     return getattr(conditioner, "latent_fields", ())
 
 
-def has_params(conditioner: Conditioner | None) -> bool:
+def has_params(conditioner: Any) -> bool:
     """Whether there is anything to train; False without a conditioner."""
     return conditioner is not None and getattr(conditioner, "has_params", True)
 
 
-def has_null(conditioner: Conditioner | None) -> bool:
+def has_null(conditioner: Any) -> bool:
     """Whether it can be left out, as guidance asks; False without a conditioner."""
     return conditioner is not None and getattr(conditioner, "has_null", True)
 

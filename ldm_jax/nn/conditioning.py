@@ -76,8 +76,9 @@ def stack(uncond: Conditioning, cond: Conditioning) -> Conditioning:
             )
         return jnp.concatenate([x, y], axis=0)
 
-    empty = {slot: None for slot in SLOTS if getattr(uncond, slot) is not None}
-    return _map_pairs(join, merge(uncond, cond.replace(**empty)), cond)
+    sides = {slot: uncond if _has(uncond, slot) else cond for slot in SLOTS}
+    kept = Conditioning(**{slot: getattr(side, slot) for slot, side in sides.items()})
+    return _map_pairs(join, kept, cond)
 
 
 def replace_examples(
@@ -109,6 +110,10 @@ def _map_pairs(
             )
         slots[slot] = None if x is None else fn(slot, x, y)
     return Conditioning(**slots)
+
+
+def _has(cond: Conditioning, slot: str) -> bool:
+    return getattr(cond, slot) is not None
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ldm_jax.arrays import normal_like
+from ldm_jax.conditioners.base import has_params
 from ldm_jax.diffusion.process import diffuse, scales_at
 from ldm_jax.diffusion.weighting import simple_weights, vlb_weights
 from ldm_jax.latent_diffusion import LatentDiffusion
@@ -100,7 +101,14 @@ class DenoisingLoss:
         ldm = self.ldm
         keys = named_keys(key, "posterior", "time", "noise", "drop", "dropout")
         z0 = ldm.encode(frozen, batch, keys["posterior"], collections["latent_scale"])
-        cond = ldm.condition(params, frozen, batch, train=train, drop_key=keys["drop"])
+        cond = ldm.condition(
+            params,
+            frozen,
+            batch,
+            latent_scale=collections["latent_scale"],
+            train=train,
+            drop_key=keys["drop"],
+        )
         t = jax.random.randint(
             keys["time"], (z0.shape[0],), 0, ldm.schedule.num_timesteps
         )
@@ -124,11 +132,12 @@ def denoising_task(loss: DenoisingLoss, trains: tuple[str, ...] | None = None) -
     """The task with one objective, "denoiser".
 
     Args:
-      loss: what is minimised. `frozen` is `{"autoencoder": params}` (and "conditioner" if
-        that is not trained); `collections["latent_scale"]` a float32 scalar.
-      trains: parameter groups; None for the backbone and, if there is one, the conditioner.
+      loss: what is minimised. `frozen` is `{"autoencoder": params}`;
+        `collections["latent_scale"]` a float32 scalar.
+      trains: parameter groups; None for the backbone and, if it has parameters, the
+        conditioner. A group left out stays as it is.
     """
     if trains is None:
-        is_conditional = loss.ldm.conditioner is not None
-        trains = ("backbone", "conditioner") if is_conditional else ("backbone",)
+        has_more = has_params(loss.ldm.conditioner)
+        trains = ("backbone", "conditioner") if has_more else ("backbone",)
     return Task({"denoiser": Objective(trains=trains, loss=loss)})
