@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-L0 = {"arrays", "rng", "trees", "safe_pickle", "torch_archive"}
+L0 = {"arrays", "lazy_array", "rng", "trees", "safe_pickle", "torch_archive"}
 L1 = {"diffusion", "nn", "training"}
 L2 = {"autoencoders", "backbones", "conditioners", "adversarial", "features"}
 L3 = {"samplers", "guidance", "tiling", "latent_diffusion"}
@@ -16,6 +16,7 @@ COMPOSITION = {
     "build",
     "config",
     "loading",
+    "model",
     "plan",
     "run",
     "run_data",

@@ -4,15 +4,37 @@ The rules do not depend on the topology. Names under `loss.` (discriminator, LPI
 no rule and come back as unused.
 """
 
-_LEVEL = r"(encoder|decoder)\.(down|up)\.(\d+)"
-_MIDDLE = r"(encoder|decoder)\.mid"
+from collections.abc import Iterator
 
-AUTOENCODER_RULES = (
-    (_LEVEL + r"\.block\.(\d+)\.nin_shortcut", "{0}/{1}_{2}/block_{3}/shortcut"),
-    (_LEVEL + r"\.(block|attn)\.(\d+)\.(\w+)", "{0}/{1}_{2}/{3}_{4}/{5}"),
-    (_LEVEL + r"\.(downsample|upsample)\.conv", "{0}/{1}_{2}/{3}/conv"),
-    (_MIDDLE + r"\.(block_1|attn_1|block_2)\.(\w+)", "{0}/mid/{1}/{2}"),
-    (r"(encoder|decoder)\.(conv_in|norm_out|conv_out)", "{0}/{1}"),
-    (r"(quant_conv|post_quant_conv)", "{0}"),
+from ldm_jax.interop.rename import Rule
+
+_CONV = 4  # rank of a 1x1 convolution, which is a dense layer here
+
+
+def _side_rules(side: str, stage: str, resampler: str) -> Iterator[Rule]:
+    """Of the encoder (levels `down`) or the decoder (`up`)."""
+    level, ours = rf"{side}\.{stage}\.(\d+)", f"{side}/{stage}_{{0}}"
+    block, our_block = rf"{level}\.block\.(\d+)", f"{ours}/block_{{1}}"
+    attention, our_attention = rf"{level}\.attn\.(\d+)", f"{ours}/attn_{{1}}"
+    for name in ("norm1", "conv1", "norm2", "conv2"):
+        yield rf"{block}\.{name}", f"{our_block}/{name}"
+        for part in ("block_1", "block_2"):
+            yield rf"{side}\.mid\.{part}\.{name}", f"{side}/mid/{part}/{name}"
+    yield rf"{block}\.nin_shortcut", f"{our_block}/shortcut", _CONV
+    yield rf"{attention}\.norm", f"{our_attention}/norm"
+    yield rf"{side}\.mid\.attn_1\.norm", f"{side}/mid/attn_1/norm"
+    for name in ("q", "k", "v", "proj_out"):
+        yield rf"{attention}\.{name}", f"{our_attention}/{name}", _CONV
+        yield rf"{side}\.mid\.attn_1\.{name}", f"{side}/mid/attn_1/{name}", _CONV
+    yield rf"{level}\.{resampler}\.conv", f"{ours}/{resampler}/conv"
+    for name in ("conv_in", "norm_out", "conv_out"):
+        yield rf"{side}\.{name}", f"{side}/{name}"
+
+
+AUTOENCODER_RULES: tuple[Rule, ...] = (
+    *_side_rules("encoder", "down", "downsample"),
+    *_side_rules("decoder", "up", "upsample"),
+    (r"quant_conv", "quant_conv", _CONV),
+    (r"post_quant_conv", "post_quant_conv", _CONV),
     (r"quantize\.embedding", "quantizer"),
 )

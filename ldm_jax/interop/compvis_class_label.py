@@ -4,4 +4,5 @@
 `model.diffusion_model.`, where the table of `slot="vector"` lies.
 """
 
-CLASS_LABEL_RULES = ((r"embedding", "embedding"), (r"label_emb", "embedding"))
+CLASS_VECTOR_RULES = ((r"label_emb", "embedding"),)
+CLASS_LABEL_RULES = ((r"embedding", "embedding"), *CLASS_VECTOR_RULES)

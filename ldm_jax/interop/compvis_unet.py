@@ -17,8 +17,12 @@ from the same description that builds the network. With R blocks a level and L l
 """
 
 from ldm_jax.backbones.unet import UNet
+from ldm_jax.interop.rename import Rule
 
-Rules = tuple[tuple[str, str], ...]
+Rules = tuple[Rule, ...]
+
+# Ranks of torch weights that are dense layers here; see `interop.rename`.
+_CONV1D = 3
 
 # Inside a residual block, also one that resamples.
 _RESNET = (
@@ -32,8 +36,8 @@ _RESNET = (
 
 _PLAIN_ATTENTION = (
     (r"norm", "norm"),
-    (r"qkv", "qkv"),
-    (r"proj_out", "proj_out"),
+    (r"qkv", "qkv", _CONV1D),
+    (r"proj_out", "proj_out", _CONV1D),
 )
 
 _TRANSFORMER = (
@@ -82,7 +86,7 @@ def unet_rules(unet: UNet) -> Rules:
     return tuple(rules)
 
 
-def _down_rules(unet: UNet, level: int, attention: Rules) -> list[tuple[str, str]]:
+def _down_rules(unet: UNet, level: int, attention: Rules) -> list[Rule]:
     first = level * (unet.num_res_blocks + 1) + 1
     rules = []
     for i in range(unet.num_res_blocks):
@@ -97,7 +101,7 @@ def _down_rules(unet: UNet, level: int, attention: Rules) -> list[tuple[str, str
     return rules
 
 
-def _up_rules(unet: UNet, level: int, attention: Rules) -> list[tuple[str, str]]:
+def _up_rules(unet: UNet, level: int, attention: Rules) -> list[Rule]:
     num_blocks = unet.num_res_blocks + 1
     first = (len(unet.channel_mult) - 1 - level) * num_blocks
     rules = []
@@ -120,6 +124,9 @@ def _resampler_rules(unet: UNet, conv_name: str) -> Rules:
     return ((conv_name, "conv"),)
 
 
-def _under(torch_prefix: str, our_prefix: str, inner: Rules) -> list[tuple[str, str]]:
+def _under(torch_prefix: str, our_prefix: str, inner: Rules) -> list[Rule]:
     escaped = torch_prefix.replace(".", r"\.")
-    return [(rf"{escaped}\.{old}", f"{our_prefix}/{new}") for old, new in inner]
+    return [
+        (rf"{escaped}\.{old}", f"{our_prefix}/{new}", *rank)
+        for old, new, *rank in inner
+    ]

@@ -106,8 +106,8 @@ def test_rules_are_literal_but_for_transformer_indices():
     # What makes them readable backwards, and cheap: they fit in re's cache.
     unet = UNet(4, attention_resolutions=(1, 2), attention="transformer", num_heads=1)
     rules = unet_rules(unet)
-    for pattern, _ in rules:
+    for pattern, *_ in rules:
         assert not set(pattern.replace(r"\.", "").replace(r"(\d+)", "")) & set(
             ".*+?[(|"
         )
-    assert len({pattern for pattern, _ in rules}) == len(rules)
+    assert len({pattern for pattern, *_ in rules}) == len(rules)
