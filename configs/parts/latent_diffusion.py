@@ -2,14 +2,18 @@
 
 from ml_collections import ConfigDict
 
-from configs.parts import training
+from configs.parts import conditioners, training
 
 
 def config(
     *,
     first_stage: ConfigDict,
     backbone: ConfigDict,
+    conditioner: ConfigDict | None = None,
+    tokenizer: ConfigDict | None = None,
+    beta_start: float = 0.0015,
     beta_end: float,
+    latent_scale: float = 1.0,
     loss: str = "l2",
     batch_size: int,
     learning_rate: float,
@@ -19,26 +23,27 @@ def config(
     crop: str = "center",
     flip_rate: float = 0.0,
 ) -> ConfigDict:
-    """An unconditional LDM; `first_stage` is a whole first-stage config."""
+    """An LDM, unconditional without `conditioner`; `first_stage` is a whole config."""
     config = ConfigDict()
     config.task = "denoising"
     config.autoencoder = first_stage.autoencoder.copy_and_resolve_references()
     config.autoencoder.checkpoint = ""  # the workdir of the trained first stage
     config.latent = ConfigDict(
         {
-            "scale": 1.0,  # latents are multiplied by it before diffusion
+            "scale": latent_scale,  # latents are multiplied by it before diffusion
             "scale_by_std": False,  # measure 1/std on the first batch instead
             "cache": False,  # keep the latents of the whole data set on disk
         }
     )
     config.backbone = backbone
-    config.conditioner = ConfigDict({"name": "none"})
+    config.conditioner = conditioner or ConfigDict({"name": "none"})
+    config.tokenizer = tokenizer or conditioners.tokenizer("none")
     config.diffusion = ConfigDict(
         {
             "schedule": {
                 "name": "linear",  # in sqrt(beta)
                 "num_timesteps": 1000,
-                "beta_start": 0.0015,
+                "beta_start": beta_start,
                 "beta_end": beta_end,
             },
             "prediction": "eps",
@@ -84,7 +89,12 @@ def unet(
             "num_res_blocks": 2,
             "attention_resolutions": attention_resolutions,  # downsampling factors
             "dropout": 0.0,
-            "remat": "none",
+            "remat": "none",  # "blocks" trades time for memory
             **choices,
         }
     )
+
+
+def transformer_unet(**fields) -> ConfigDict:
+    """The same with transformers, which read the conditioner's tokens."""
+    return unet(attention="transformer", **fields)

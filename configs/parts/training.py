@@ -54,6 +54,20 @@ def adamw() -> ConfigDict:
     )
 
 
+def warmup(*, steps: int) -> ConfigDict:
+    """A linear rise over `steps`, then the constant rate."""
+    return ConfigDict(
+        {
+            "name": "lambda_linear",
+            "warmup_steps": steps,
+            "start_scale": 1e-6,
+            "max_scale": 1.0,
+            "min_scale": 1.0,
+            "cycle_length": 1e13,
+        }
+    )
+
+
 def mesh() -> ConfigDict:
     """Device mesh axes; -1 takes what is left."""
     return ConfigDict({"data": -1, "fsdp": 1})
