@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-L0 = {"arrays", "lazy_array", "rng", "trees", "safe_pickle", "torch_archive"}
+L0 = {"arrays", "lazy_array", "rng", "trees"}
+L0 |= {"safe_pickle", "stored_tensor", "torch_archive"}
 L1 = {"diffusion", "nn", "training"}
 L2 = {"autoencoders", "backbones", "conditioners", "adversarial", "features"}
 L3 = {"samplers", "guidance", "tiling", "latent_diffusion"}
@@ -33,7 +34,7 @@ ALLOWED = (
     | {"latent_diffusion": L0 | L2 | {"diffusion", "guidance", "samplers", "nn"}}
     | dict.fromkeys(L4, L0 | {"diffusion", "nn"} | L2 | L3)
 )
-ALLOWED["torch_archive"] = {"safe_pickle"}
+ALLOWED["torch_archive"] = {"safe_pickle", "stored_tensor"}
 ALLOWED["tasks"] = ALLOWED["tasks"] | {"training"}
 
 # Third-party packages that only these files may import (paths under the root).
