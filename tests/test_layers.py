@@ -22,6 +22,7 @@ COMPOSITION = {
     "run",
     "run_data",
     "run_hooks",
+    "sampling_inputs",
 }
 
 # What each part of ldm_jax may import of ldm_jax, itself apart.
@@ -39,7 +40,7 @@ ALLOWED["tasks"] = ALLOWED["tasks"] | {"training"}
 
 # Third-party packages that only these files may import (paths under the root).
 CONFINED = {
-    "orbax": ("ldm_jax/training/checkpoints.py",),
+    "orbax": ("ldm_jax/training/checkpoints.py", "ldm_jax/training/streaming.py"),
     "grain": ("ldm_jax/data/",),
     "array_record": ("ldm_jax/data/", "tools/"),
     "tensorboardX": ("ldm_jax/training/metrics.py",),

@@ -132,7 +132,7 @@ def restore_state(
         the first parameter that differs.
     """
     directory = Path(manager.directory)
-    step = _resolve_step(directory, step)
+    step = resolve_step(directory, step)
     trees = {name: getattr(target, name) for name in ITEMS}
     trees = {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
     for name, tree in trees.items():
@@ -145,7 +145,7 @@ def restore_state(
             step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore())
         )
     except Exception as error:
-        raise _unreadable(directory, step, error) from error
+        raise unreadable(directory, step, error) from error
     # A copy into fresh buffers: the state is donated to the first step.
     counter = jax.device_put(jnp.array(step, jnp.int32), target.step.sharding)
     parts = {name: restored[name] for name in trees}
@@ -183,17 +183,17 @@ def load_item(
       CheckpointError: if it is damaged.
     """
     directory = checkpoint_dir(workdir)
-    step = _resolve_step(directory, step)
+    step = resolve_step(directory, step)
     path = directory / str(step) / item
     if not path.exists() and item != "params":
         return {}
-    shapes = _item_shapes(directory, step, item)
+    shapes = item_shapes(directory, step, item)
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             return reader.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
     except Exception as error:
-        raise _unreadable(directory, step, error) from error
+        raise unreadable(directory, step, error) from error
 
 
 def load_meta(workdir: str | Path, *, step: int | None = None) -> dict[str, Any]:
@@ -204,12 +204,12 @@ def load_meta(workdir: str | Path, *, step: int | None = None) -> dict[str, Any]
       CheckpointError: if it is damaged.
     """
     directory = checkpoint_dir(workdir)
-    step = _resolve_step(directory, step)
+    step = resolve_step(directory, step)
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             return reader.restore(directory / str(step) / "meta")
     except Exception as error:
-        raise _unreadable(directory, step, error) from error
+        raise unreadable(directory, step, error) from error
 
 
 def all_steps(workdir: str | Path) -> list[int]:
@@ -223,7 +223,12 @@ def _steps_in(directory: Path) -> list[int]:
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
 
 
-def _resolve_step(directory: Path, step: int | None) -> int:
+def resolve_step(directory: Path, step: int | None) -> int:
+    """`step`, or the newest in a folder of checkpoints.
+
+    Raises:
+      FileNotFoundError: if there is none.
+    """
     steps = _steps_in(directory)
     if not steps:
         raise FileNotFoundError(
@@ -236,8 +241,12 @@ def _resolve_step(directory: Path, step: int | None) -> int:
     return steps[-1] if step is None else step
 
 
-def _item_shapes(directory: Path, step: int, item: str) -> PyTree:
-    """Shapes and dtypes of a stored item."""
+def item_shapes(directory: Path, step: int, item: str) -> PyTree:
+    """Shapes and dtypes of a stored item.
+
+    Raises:
+      CheckpointError: if it is damaged.
+    """
     try:
         path = directory / str(step) / item
         metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path))
@@ -245,7 +254,7 @@ def _item_shapes(directory: Path, step: int, item: str) -> PyTree:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), metadata.tree
         )
     except Exception as error:
-        raise _unreadable(directory, step, error) from error
+        raise unreadable(directory, step, error) from error
 
 
 def _stored_shapes(directory: Path, step: int, item: str) -> PyTree:
@@ -253,7 +262,7 @@ def _stored_shapes(directory: Path, step: int, item: str) -> PyTree:
     is_optional = item in ("ema", "collections")
     if is_optional and not (directory / str(step) / item).exists():
         return {}
-    return _item_shapes(directory, step, item)
+    return item_shapes(directory, step, item)
 
 
 def _check_matches(
@@ -282,7 +291,8 @@ def _form(leaf: Any) -> str:
     return f"{jnp.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
-def _unreadable(directory: Path, step: int, error: Exception) -> CheckpointError:
+def unreadable(directory: Path, step: int, error: Exception) -> CheckpointError:
+    """The sentence for a checkpoint that orbax cannot read."""
     # orbax reads in parallel and abandons the other reads once one has failed; asyncio
     # would print a traceback for each of them at exit, burying the sentence below.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
