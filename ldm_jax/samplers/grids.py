@@ -162,7 +162,8 @@ def make_levels(
       num_steps: s, exactly so for most grids; None for all T, or all of a list.
       grid: a name in `GRIDS`, or a list of timesteps of one's own.
       final: where the last step leads: `clean` data, or the `first` timestep's level, as
-        in the reference: `grid="ddim_uniform", final="first"`.
+        in the reference: `grid="ddim_uniform", final="first"`. `karras` and `log_snr`
+        then space s + 1 levels of which that is the last.
 
     Raises:
       ValueError: for an unknown name or an impossible number of steps.
@@ -173,6 +174,8 @@ def make_levels(
         levels = schedule.level_at(_own_list(grid, schedule.num_timesteps, num_steps))
     else:
         levels = _named(schedule, grid, num_steps or schedule.num_timesteps)
+        if final == "first" and grid in ("karras", "log_snr"):
+            return _of_sigmas(schedule, grid, len(levels.t) + 1)
     first = schedule.level_at(np.zeros(1))
     last = {"clean": Level([0.0], [1.0], [0.0]), "first": first}[final]
     return Level(*(np.append(a, b) for a, b in zip(levels, last, strict=True)))
@@ -187,9 +190,13 @@ def _named(schedule: Schedule, name: str, num_steps: int) -> Level:
             f"{schedule.num_timesteps} timesteps; ask for 1 to {schedule.num_timesteps}"
         )
     if name in SIGMA_GRIDS:
-        return schedule.level_of_sigma(SIGMA_GRIDS[name](schedule, num_steps))
+        return _of_sigmas(schedule, name, num_steps)
     t = TIME_GRIDS[name](schedule.num_timesteps, num_steps)
     return schedule.level_at(t[::-1])
+
+
+def _of_sigmas(schedule: Schedule, name: str, num_levels: int) -> Level:
+    return schedule.level_of_sigma(SIGMA_GRIDS[name](schedule, num_levels))
 
 
 def _own_list(

@@ -56,6 +56,15 @@ def test_noise_falls_to_the_chosen_end(name, final):
     np.testing.assert_allclose(variance, 1)
 
 
+@pytest.mark.parametrize("name", ["karras", "log_snr"])
+def test_grids_of_sigma_do_not_stop_twice_at_the_first_level(name):
+    levels = make_levels(SCHEDULE, 20, grid=name, final="first")
+    sigma = levels.noise_scale / levels.signal_scale
+    assert len(sigma) == 21
+    spacing = np.diff({"karras": sigma ** (1 / 7), "log_snr": np.log(sigma)}[name])
+    np.testing.assert_allclose(spacing, spacing[0])
+
+
 @pytest.mark.parametrize("num_steps", [5, 20, 50, 200, 500])
 def test_ddim_uniform_is_the_list_of_the_reference(num_steps):
     t = make_levels(SCHEDULE, num_steps, grid="ddim_uniform").t[-2::-1]
@@ -91,7 +100,7 @@ def test_karras_levels_are_those_of_diffusers():
     levels = make_levels(SCHEDULE, 12, grid="karras")
     sigma = levels.noise_scale / levels.signal_scale
     np.testing.assert_allclose(sigma, scheduler.sigmas, rtol=1e-4)  # their float32
-    np.testing.assert_allclose(levels.t[:-1], scheduler.timesteps, atol=1e-3)
+    np.testing.assert_allclose(levels.t[:-1], scheduler.timesteps, rtol=1e-5, atol=1e-3)
 
 
 def test_align_your_steps_is_the_published_list_at_ten_steps():
