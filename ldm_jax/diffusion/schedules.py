@@ -85,7 +85,7 @@ class Schedule:
 
     @functools.cached_property
     def exact_betas(self) -> Float[np.ndarray, "T"]:
-        """beta in float64; of variance-preserving schedules."""
+        """beta in float64, 1 where no signal is left; of variance-preserving schedules."""
         previous = np.append(1.0, self.exact_alphas_cumprod[:-1])
         return 1 - self.exact_alphas_cumprod / previous
 
@@ -111,36 +111,45 @@ class Schedule:
 
     @functools.cached_property
     def exact_snr(self) -> Float[np.ndarray, "T"]:
-        """Signal-to-noise ratio, signal_scale^2 / noise_scale^2, in float64."""
+        """Signal-to-noise ratio, signal_scale^2 / noise_scale^2, in float64; may end in 0."""
         return (self.exact_signal_scales / self.exact_noise_scales) ** 2
 
     def level_at(self, t: Float[np.ndarray, "..."]) -> Level:
         """The levels at timesteps, float64 host arrays; between two by interpolation.
 
         log(signal_scale) is linear in t where variance is preserved (as in DPM-Solver),
-        signal_scale itself in rectified flow.
+        signal_scale itself in rectified flow and before a last level without signal.
         """
         t = np.asarray(t, np.float64)
-        table, whole = self.exact_signal_scales, np.rint(t).astype(np.int64)
-        steps = np.arange(self.num_timesteps)
-        if self.power == 1:
-            between = np.interp(t, steps, table)
-        else:
+        table, last = self.exact_signal_scales, self.num_timesteps - 1
+        whole, steps = np.rint(t).astype(np.int64), np.arange(last + 1)
+        signal_scale = np.interp(t, steps, table)
+        if self.power == 2:
             tiny = np.finfo(np.float64).tiny  # a last scale of 0 has no logarithm
-            between = np.exp(np.interp(t, steps, np.log(np.maximum(table, tiny))))
-        signal_scale = np.where(t == whole, table[whole], between)
+            curved = np.exp(np.interp(t, steps, np.log(np.maximum(table, tiny))))
+            is_line = (t > last - 1) & (table[-1] == 0)
+            signal_scale = np.where(is_line, signal_scale, curved)
+        signal_scale = np.where(t == whole, table[whole], signal_scale)
         return Level(t, signal_scale, self._noise_scale(signal_scale))
 
     def level_of_sigma(self, sigma: Float[np.ndarray, "..."]) -> Level:
         """The levels whose noise_scale / signal_scale is `sigma` (Karras et al. 2022).
 
-        t is found by interpolation in log(sigma) and stays within [0, T-1].
+        t stays within [0, T-1]. It is found by interpolation in log(sigma) as in
+        k-diffusion; by that of `level_at` in rectified flow and before a last level
+        without signal. An infinite sigma is pure noise.
         """
         sigma = np.asarray(sigma, np.float64)
-        table = -0.5 * np.log(self.exact_snr)
-        t = np.interp(np.log(sigma), table, np.arange(self.num_timesteps))
-        signal_scale = (1 + sigma**self.power) ** (-1 / self.power)
-        return Level(t, signal_scale, sigma * signal_scale)
+        with np.errstate(divide="ignore"):
+            signal_scale = (1 + sigma**self.power) ** (-1 / self.power)
+            noise_scale = (1 + sigma**-self.power) ** (-1 / self.power)
+            log_sigma, table = np.log(sigma), -0.5 * np.log(self.exact_snr)
+        steps, scales = np.arange(self.num_timesteps), self.exact_signal_scales
+        t = np.interp(signal_scale, scales[::-1], steps[::-1])
+        if self.power == 2:
+            is_line = (scales[-1] == 0) & (signal_scale < scales[-2:][0])
+            t = np.where(is_line, t, np.interp(log_sigma, table, steps))
+        return Level(t, signal_scale, noise_scale)
 
     def _noise_scale(self, signal_scale: np.ndarray) -> np.ndarray:
         return (1 - signal_scale**self.power) ** (1 / self.power)
@@ -190,3 +199,37 @@ def sqrt(
 ) -> Schedule:
     """Square roots of linearly spaced betas; the reference names it sqrt."""
     return from_betas(np.linspace(beta_start, beta_end, num_timesteps) ** 0.5)
+
+
+def rectified_flow(num_timesteps: int = 1000, shift: float = 1.0) -> Schedule:
+    """`x_t = (1 - tau) x0 + tau eps` at tau = (t + 1) / T (Liu et al. 2023).
+
+    The last level is pure noise. `shift` multiplies every noise_scale / signal_scale:
+    `tau' = shift tau / (1 + (shift - 1) tau)` (Esser et al. 2024, eq. 23), the square
+    root of the ratio of resolutions; 3 in Stable Diffusion 3. The model's t stays that of
+    tau, whereas Stable Diffusion 3 is told `1000 tau'`.
+
+    Raises:
+      ValueError: if `shift` is not positive.
+    """
+    if not shift > 0:
+        raise ValueError(f"the schedule's shift is {shift}: give a positive number")
+    tau = np.arange(1, num_timesteps + 1) / num_timesteps
+    return Schedule((1 - tau) / (1 + (shift - 1) * tau), power=1)
+
+
+def zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """The schedule without signal at T-1 (Lin et al. 2024, algorithm 1).
+
+    Signal scales are shifted down so that the last is 0, then stretched so that the first
+    stays. Needs a prediction that can be read from pure noise: x0, v or velocity.
+
+    Raises:
+      ValueError: for a schedule of one timestep.
+    """
+    scales = schedule.exact_signal_scales
+    if len(scales) < 2:
+        raise ValueError("zero terminal SNR needs a schedule of at least two timesteps")
+    first, last = scales[0], scales[-1]
+    rescaled = (scales - last) * first / (first - last)
+    return Schedule(np.append(first, rescaled[1:]), schedule.power)
