@@ -56,10 +56,17 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """How protocol 2 writes b""."""
+    return b""
+
+
 _DTYPE = Builder(_DtypeCode)
 _EMPTY_ARRAY = Builder(lambda *_: np.empty(0, "u1"))
 NUMPY: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): Builder(_encode),
+    ("builtins", "bytes"): Builder(_no_bytes),
+    ("__builtin__", "bytes"): Builder(_no_bytes),
     ("numpy", "ndarray"): INERT,
     ("numpy", "dtype"): _DTYPE,
     # numpy 1 wrote the first module name and numpy 2 writes the second.

@@ -19,7 +19,7 @@ _PACKAGES = (
     "torchmetrics",
 )
 _BUILTINS = (
-    *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int"),
+    *("bool", "bytearray", "complex", "dict", "float", "frozenset", "int"),
     *("list", "object", "range", "set", "slice", "str", "tuple"),
 )
 _NUMPY_TYPES = (
