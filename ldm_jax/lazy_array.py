@@ -42,5 +42,5 @@ class LazyArray:
 
 
 def read_array(value: Any) -> np.ndarray:
-    """The array behind a leaf, lazy or not."""
-    return value.read() if isinstance(value, LazyArray) else np.asarray(value)
+    """The array behind a leaf: what its `read` returns, or itself if it is none such."""
+    return value.read() if hasattr(value, "read") else np.asarray(value)

@@ -101,12 +101,15 @@ class _LazyHandler(type_handlers.NumpyHandler):
     def __init__(self):
         super().__init__(deepcopy_host_arrays=False)
 
-    async def serialize(self, values, infos, args=None):
+    async def serialize(self, values: Any, infos, args=None):
         args = args or [ocp.SaveArgs()] * len(values)
         for batch in _batches(values):
-            chosen = [[group[i] for i in batch] for group in (values, infos, args)]
-            arrays = [value.read() for value in chosen[0]]
-            for future in await super().serialize(arrays, *chosen[1:]):
+            futures = await super().serialize(
+                [values[i].read() for i in batch],
+                [infos[i] for i in batch],
+                [args[i] for i in batch],
+            )
+            for future in futures:
                 await asyncio.to_thread(future.result)
         return []
 
