@@ -22,6 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     del arg
     config = sd_v1.get_config()
     config.conditioner = conditioners.compose(
-        text=config.conditioner, inpainting=conditioners.inpainting("mask_first")
+        text=conditioners.clip_vit_l(drop_rate=0.1),
+        inpainting=conditioners.inpainting("mask_first"),
     )
     return config

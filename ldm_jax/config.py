@@ -6,7 +6,7 @@ traceback; LDM_JAX_TRACEBACK=1 shows the traceback as well.
 
 # A ConfigDict's fields are dynamic.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 import json
@@ -14,13 +14,17 @@ import logging as std_logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 TASKS = ("autoencoding", "denoising")
+TOKENIZERS = ("none", "bert", "clip")
+TEXT_CONDITIONERS = ("token_transformer", "clip_text")
+TOKEN_CONDITIONERS = (*TEXT_CONDITIONERS, "class_label", "precomputed")
 
 
 def define_config_flag() -> flags.FlagHolder:
@@ -144,18 +148,77 @@ def check(config: ConfigDict) -> None:
                 f"config.latent.scale={latent.scale} and config.latent.scale_by_std "
                 "exclude each other: set the scale to 1.0 or scale_by_std to False"
             )
-        _check_guidance(config)
+        _check_conditioner(config)
 
 
-def _check_guidance(config: ConfigDict) -> None:
-    scale, conditioner = config.sampler.guidance_scale, config.conditioner
-    has_null = conditioner.name not in ("none", "concat")
-    if scale != 1.0 and not (has_null and conditioner.get("has_null", True)):
+def _check_conditioner(config: ConfigDict) -> None:
+    """The conditioner against the denoiser, the tokenizer and guidance."""
+    parts = _conditioner_parts(config)
+    names = [part["name"] for part in parts]
+    tokenizer = (config.get("tokenizer") or {"name": "none"})["name"]
+    if tokenizer not in TOKENIZERS:
+        raise ValueError(
+            f"config.tokenizer.name is {tokenizer!r}: it must be one of {TOKENIZERS}"
+        )
+    if tokenizer != "none" and not set(names) & set(TEXT_CONDITIONERS):
+        raise ValueError(
+            f"config.tokenizer.name is {tokenizer!r} but config.conditioner "
+            f"{config.conditioner.name!r} reads no text: set the tokenizer to none, or "
+            f"the conditioner to {' or '.join(TEXT_CONDITIONERS)}"
+        )
+    if tokenizer == "none" and "clip_text" in names:
+        raise ValueError(
+            "config.conditioner 'clip_text' reads text and config.tokenizer.name is "
+            "'none': set it to clip"
+        )
+    gives_tokens = any(
+        part["name"] in TOKEN_CONDITIONERS and part.get("slot") != "vector"
+        for part in parts
+    )
+    if gives_tokens and config.backbone.get("attention", "plain") == "plain":
+        raise ValueError(
+            f"config.conditioner {config.conditioner.name!r} gives tokens, which "
+            "config.backbone.attention='plain' cannot read: set it to 'transformer'"
+        )
+    _check_guidance(config, parts, has_text=tokenizer != "none")
+
+
+def _check_guidance(
+    config: ConfigDict, parts: list[Any], *, has_text: bool
+) -> None:
+    scale = config.sampler.guidance_scale
+    if scale != 1.0 and not any(_has_null(part, has_text) for part in parts):
         raise ValueError(
             f"config.sampler.guidance_scale={scale} needs a condition that can be left "
-            f"out, which config.conditioner {conditioner.name!r} here has not: set it "
-            "to 1.0, or give a class_label conditioner with has_null=True"
+            f"out, which config.conditioner {config.conditioner.name!r} here has not: "
+            "set it to 1.0, or give a class_label conditioner with has_null=True"
         )
+
+
+def _conditioner_parts(config: ConfigDict) -> list[Any]:
+    """The sections of all conditioners: none, one, or those of a `compose`."""
+    section = config.conditioner
+    if section.name == "none":
+        return []
+    if section.name != "compose":
+        return [section]
+    return [part for _, part in section.items() if isinstance(part, ConfigDict)]
+
+
+def _has_null(part: Mapping, has_text: bool) -> bool:
+    if part["name"] in TEXT_CONDITIONERS:
+        return has_text or part.get("null_tokens") is not None
+    return part["name"] in TOKEN_CONDITIONERS and part.get("has_null", True)
+
+
+def resolve(path: str, workdir: Path | None = None) -> Path:
+    """A path that a config names: under `workdir` if it is there, else as it stands.
+
+    So that a run which keeps what it needs in its own folder can be moved as a whole.
+    """
+    if workdir is not None and (workdir / path).exists():
+        return workdir / path
+    return Path(path)
 
 
 def save(config: ConfigDict, path: Path) -> None:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from ldm_jax import build, run, trees
 from ldm_jax.training import sharding
+from ldm_jax.training.task import Task
 
 PyTree = Any
 
@@ -36,7 +37,8 @@ def describe(config: ConfigDict) -> str:
     state = jax.eval_shape(run.create_fn(config, experiment), jax.random.key(0))
     shardings = sharding.infer_shardings(state, mesh)
     frozen = _frozen_shapes(config, experiment)
-    batch = build.example_batch(config, config.train.batch_size)
+    conditioner = experiment.ldm.conditioner if experiment.ldm else None
+    batch = build.example_batch(config, config.train.batch_size, conditioner)
     step = run.step_fn(config, experiment, jax.random.key(0))
     analysis = jax.jit(step).lower(state, frozen, batch).cost_analysis() or {}
     flops = analysis.get("flops", 0.0)
@@ -47,7 +49,7 @@ def describe(config: ConfigDict) -> str:
         ),
         "summary": _table(
             [
-                *_parameter_rows(state, frozen),
+                *_parameter_rows(experiment.task, state, frozen),
                 *_flop_rows(config, flops),
                 *_memory_rows(config, experiment, state, shardings, frozen, batch),
                 *_sharding_rows(mesh, state, shardings),
@@ -69,9 +71,13 @@ def _frozen_shapes(config: ConfigDict, experiment: build.Experiment) -> PyTree:
     return {"lpips": build.lpips_shapes()}
 
 
-def _parameter_rows(state: Any, frozen: PyTree) -> list[tuple[str, str]]:
+def _parameter_rows(task: Task, state: Any, frozen: PyTree) -> list[tuple[str, str]]:
+    trained = {group for o in task.objectives.values() for group in o.trains}
     rows = [
-        (f"trained: {_role(group)}", f"{trees.num_elements(tree):,} parameters")
+        (
+            f"{'trained' if group in trained else 'frozen'}: {_role(group)}",
+            f"{trees.num_elements(tree):,} parameters",
+        )
         for group, tree in state.params.items()
     ]
     return rows + [

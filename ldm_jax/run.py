@@ -16,8 +16,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ldm_jax import build, trees
+from ldm_jax import build, build_conditioner, pretrained, trees
 from ldm_jax import config as config_lib
+from ldm_jax.data.transforms import Tokenize
 from ldm_jax.latent_diffusion import measure_latent_scale
 from ldm_jax.rng import named_key
 from ldm_jax.run_data import Batch, Run, loader, train_source
@@ -105,8 +106,13 @@ def _open(config: ConfigDict, workdir: Path, devices: Sequence[Any] | None) -> R
     )
     source, transform = build.data(config)
     validation, _ = build.data(config, split="val")
-    experiment = build.experiment(config)
-    frozen = jax.device_put(build.frozen(config), sharding.replicated(mesh))
+    experiment = build.experiment(config, workdir)
+    if experiment.ldm is not None:
+        build_conditioner.check_source(config, experiment.ldm.conditioner, source)
+    tokenizer = build_conditioner.tokenizer(config, workdir)
+    frozen = jax.device_put(
+        pretrained.frozen(config, workdir), sharding.replicated(mesh)
+    )
     key = jax.random.key(config.train.seed)
     workdir.mkdir(parents=True, exist_ok=True)
     return Run(
@@ -119,6 +125,7 @@ def _open(config: ConfigDict, workdir: Path, devices: Sequence[Any] | None) -> R
         mesh=mesh,
         frozen=frozen,
         key=key,
+        tokenize=Tokenize(tokenizer) if tokenizer else None,
     )
 
 
@@ -162,12 +169,41 @@ def _initial_state(run: Run, manager: Any) -> tuple[TrainState, PyTree]:
         state, _ = checkpoints.restore_state(manager, target)
         logger.info("resuming %s at step %d", run.workdir, int(state.step))
         return state, shardings
+    given = _pretrained_groups(run, shapes)
     checkpoints.check_free_space(run.workdir, trees.num_bytes(shapes), 0)
     state = jax.jit(create, out_shardings=shardings)(run.key)
+    state = _with_groups(state, given, shardings)
     if run.config.task == "denoising" and run.config.latent.scale_by_std:
         scale = _measured_scale(run)
         state = state.replace(collections={**state.collections, "latent_scale": scale})
     return state, shardings
+
+
+def _pretrained_groups(run: Run, shapes: TrainState) -> dict[str, PyTree]:
+    """Parameters of groups that do not start from scratch."""
+    if run.config.task != "denoising":
+        return {}
+    conditioner = pretrained.conditioner(
+        run.config, shapes.params.get("conditioner"), run.workdir
+    )
+    return {} if conditioner is None else {"conditioner": conditioner}
+
+
+def _with_groups(
+    state: TrainState, groups: dict[str, PyTree], shardings: PyTree
+) -> TrainState:
+    """The state with these groups of parameters, and of their averages, put in."""
+
+    def replaced(tree: dict[str, PyTree] | None, where: PyTree) -> Any:
+        if tree is None:
+            return None
+        chosen = {name: value for name, value in groups.items() if name in tree}
+        return {**tree, **{n: jax.device_put(v, where[n]) for n, v in chosen.items()}}
+
+    return state.replace(
+        params=replaced(state.params, shardings.params),
+        ema=replaced(state.ema, shardings.ema),
+    )
 
 
 def _measured_scale(run: Run) -> jax.Array:

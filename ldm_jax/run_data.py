@@ -31,19 +31,22 @@ from ldm_jax.data.latent_cache import (
     write_latent_cache,
 )
 from ldm_jax.data.pipeline import Loader, eval_batches, make_loader
-from ldm_jax.data.transforms import SquareImage, WithMirror
+from ldm_jax.data.transforms import Chain, SquareImage, Tokenize, WithMirror
 from ldm_jax.training import sharding
 
 PyTree = Any
 Batch = Mapping[str, Any]
 
-# What is computed with; the rest of a batch stays on the host.
-FIELDS = ("image", "moments", "class_label", "mask")
+# What every model computes with, beside what its conditioner reads.
+FIELDS = ("image", "moments", "mask")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the parts of a run share."""
+    """What the parts of a run share.
+
+    `transform` makes the pictures; `tokenize`, if there is text, their tokens.
+    """
 
     config: ConfigDict
     workdir: Path
@@ -54,11 +57,19 @@ class Run:
     mesh: jax.sharding.Mesh
     frozen: PyTree
     key: jax.Array
+    tokenize: Tokenize | None = None
+
+    def computed(self, batch: Batch) -> dict[str, Any]:
+        """The fields that the model computes with; the rest stays on the host."""
+        ldm = self.experiment.ldm
+        read = getattr(ldm.conditioner, "fields", ()) if ldm else ()
+        return {name: batch[name] for name in (*FIELDS, *read) if name in batch}
 
     def put(self, batch: Batch) -> dict[str, jax.Array]:
-        """`FIELDS` of this process's rows of a batch, as global arrays."""
-        chosen = {name: batch[name] for name in FIELDS if name in batch}
-        return sharding.put_batch(chosen, sharding.batch_sharding(self.mesh))
+        """What is computed with of this process's rows of a batch, as global arrays."""
+        return sharding.put_batch(
+            self.computed(batch), sharding.batch_sharding(self.mesh)
+        )
 
     def put_whole(self, batch: Batch) -> dict[str, jax.Array]:
         """The same for a global batch, all of which every process has."""
@@ -72,7 +83,7 @@ def loader(run: Run, source: Any, transform: Any, *, start_step: int = 0) -> Loa
     """This process's share of the batches from `start_step` on."""
     return make_loader(
         source,
-        transform,
+        _tokenized(run, transform),
         batch_size=run.config.train.batch_size,
         seed=run.config.train.seed,
         start_step=start_step,
@@ -145,11 +156,15 @@ def validation_batches(run: Run) -> Callable[[], Iterator[Batch]]:
     num_batches = -(-run.config.data.num_validation // batch_size)
 
     def batches() -> Iterator[Batch]:
-        whole = eval_batches(source, transform, batch_size=batch_size)
+        whole = eval_batches(source, _tokenized(run, transform), batch_size=batch_size)
         with closing(whole):
             yield from islice(whole, num_batches)
 
     return batches
+
+
+def _tokenized(run: Run, transform: Any) -> Any:
+    return Chain((transform, run.tokenize)) if run.tokenize else transform
 
 
 def _hash(tree: PyTree) -> str:

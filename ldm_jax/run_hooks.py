@@ -17,7 +17,7 @@ from ldm_jax import build
 from ldm_jax.arrays import image_grid, image_to_pixels
 from ldm_jax.latent_diffusion import make_sample_fn
 from ldm_jax.rng import named_key
-from ldm_jax.run_data import FIELDS, Batch, Run, validation_batches
+from ldm_jax.run_data import Batch, Run, validation_batches
 from ldm_jax.training import checkpoints, hooks, loop, sharding
 from ldm_jax.training.metrics import Console, Writer
 from ldm_jax.training.state import TrainState
@@ -108,7 +108,7 @@ def _draw_fn(run: Run) -> Callable[[int, TrainState], np.ndarray]:
     """Rows of inputs and reconstructions and, for a denoiser, of EMA samples."""
     batch = next(validation_batches(run)())
     num = min(NUM_PREVIEWS, len(batch["image"]))
-    batch = {name: batch[name][:num] for name in FIELDS if name in batch}
+    batch = {name: value[:num] for name, value in run.computed(batch).items()}
     module, ldm = run.experiment.autoencoder, run.experiment.ldm
     # Whole on every device, for each process fetches them all.
     jit = partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
@@ -133,17 +133,17 @@ def _sample_fn(run: Run, batch: Batch) -> Callable[..., jax.Array]:
     _, h, w, _ = ldm.latent_shape(batch)
     draw = make_sample_fn(
         ldm,
-        build.sampler(config.sampler, ldm),
+        build.sampler(config.sampler),
         batch_size=len(batch["image"]),
         latent_size=(h, w),
     )
-    scale = config.sampler.guidance_scale
-    guidance = None if scale == 1.0 or ldm.conditioner is None else scale
+    plan = build.sampling_plan(config.sampler, ldm.schedule)
+    guidance = None if ldm.conditioner is None else build.guidance(config.sampler)
     key = named_key(run.key, "preview")
 
     def sample(params, collections, frozen, batch):
-        latent_scale = collections["latent_scale"]
-        return draw(params, frozen, latent_scale, key, batch, guidance)
+        weights = {**frozen, **params, "latent_scale": collections["latent_scale"]}
+        return draw(weights, key, plan, batch, guidance=guidance)
 
     return sample
 

@@ -15,13 +15,20 @@ L4 = {"tasks", "evaluation", "interop"}
 COMPOSITION = {
     "__init__",
     "build",
+    "build_conditioner",
+    "build_diffusion",
     "config",
+    "converting",
+    "describing",
+    "identifying",
     "loading",
     "model",
     "plan",
+    "pretrained",
     "run",
     "run_data",
     "run_hooks",
+    "sections",
     "sampling_inputs",
 }
 

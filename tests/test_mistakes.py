@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from configs.tiny import autoencoder, ldm
-from ldm_jax import build, loading, run
+from ldm_jax import loading, pretrained, run
 from ldm_jax import config as config_lib
 from ldm_jax.training import checkpoints
 
@@ -145,7 +145,7 @@ def test_a_first_stage_that_differs_in_a_default_is_named(trained, tmp_path):
     del config.autoencoder.num_groups  # 32, with parameters of the same shapes
     config.autoencoder.checkpoint = str(trained)
     with pytest.raises(ValueError, match="num_groups=4.*num_groups=32"):
-        build.frozen(config)
+        pretrained.frozen(config)
 
 
 def test_guidance_without_a_null_condition_is_named(tmp_path):

@@ -34,6 +34,12 @@ class Batch(TypedDict, total=False):
       image: in [-1, 1].
       moments: a cached latent's moments, in place of `image`.
       class_label: index into the source's `class_names`.
+      tokens: ids of the caption, or of a layout.
+      low_res: a small version of the picture, in [-1, 1], as large as its latent.
+      segmentation: a class for every pixel.
+      masked_image, hole: the picture with a hole (-1 there for LDM, 0 for Stable
+        Diffusion), and 1 where the hole is.
+      neighbors: embeddings of retrieved pictures.
       flip: 1 where the picture was mirrored; only with a flip rate above zero.
       index: which pictures of the source these are.
       mask: 1 for a row to count, 0 for padding; only in evaluation.
@@ -42,6 +48,12 @@ class Batch(TypedDict, total=False):
     image: Float32[np.ndarray, "b H W 3"]
     moments: Float32[np.ndarray, "b h w c"]
     class_label: Int32[np.ndarray, " b"]
+    tokens: Int32[np.ndarray, "b l"]
+    low_res: Float32[np.ndarray, "b h w 3"]
+    segmentation: Int32[np.ndarray, "b H W"]
+    masked_image: Float32[np.ndarray, "b H W 3"]
+    hole: Float32[np.ndarray, "b H W 1"]
+    neighbors: Float32[np.ndarray, "b k d"]
     flip: Int32[np.ndarray, " b"]
     index: Int32[np.ndarray, " b"]
     mask: Float32[np.ndarray, " b"]

@@ -5,12 +5,12 @@ its own; it takes every random number from there, always the same count in the s
 order, so that a cached latent can repeat an image's flip.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 from PIL import Image
 
 RESIZES = ("smallest", "smallest_N", "smallest_antialias", "square_bicubic")
@@ -153,6 +153,37 @@ class WithMirror:
         result = self.transform(example, generator)
         image = result["image"]
         return result | {"image": np.stack([image, mirror(image)])}
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """Adds `tokens`, int32 `[l]`: the ids of an example's caption. Draws no numbers.
+
+    Attributes:
+      tokenizer: texts to ids, see `tokenizers.Tokenizer`.
+    """
+
+    tokenizer: Callable[[Sequence[str]], Int32[np.ndarray, "n l"]]
+
+    def __call__(
+        self, example: Mapping[str, Any], generator: np.random.Generator
+    ) -> dict[str, Any]:
+        del generator
+        return {**example, "tokens": self.tokenizer([example["caption"]])[0]}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One transform after the other, with the same generator."""
+
+    transforms: tuple[Callable, ...]
+
+    def __call__(
+        self, example: Mapping[str, Any], generator: np.random.Generator
+    ) -> Mapping[str, Any]:
+        for transform in self.transforms:
+            example = transform(example, generator)
+        return example
 
 
 def to_image(pixels: UInt8[np.ndarray, "h w c"]) -> Float32[np.ndarray, "h w c"]:

@@ -153,13 +153,18 @@ def restore_state(
 
 
 def load_params(
-    workdir: str | Path, *, item: str = "ema", step: int | None = None
+    workdir: str | Path,
+    *,
+    item: str = "ema",
+    step: int | None = None,
+    groups: tuple[str, ...] | None = None,
 ) -> dict[str, PyTree]:
     """Parameters by group as numpy arrays: for sampling, or as a frozen first stage.
 
     Args:
       item: "params" for the raw parameters; "ema" for the averaged ones, completed by
-        the raw ones of the groups that are not averaged.
+        the raw ones of the groups that are not averaged. No group is read twice.
+      groups: top-level groups to read, of those there are; None for all.
 
     Raises:
       FileNotFoundError: if there is no checkpoint, or none of that step.
@@ -167,16 +172,27 @@ def load_params(
     """
     if item not in ("params", "ema"):
         raise ValueError(f'item is "params" or "ema", not {item!r}')
-    params = load_item(workdir, "params", step=step)
+    average = {}
     if item == "ema":
-        params |= load_item(workdir, "ema", step=step)
-    return params
+        average = load_item(workdir, "ema", step=step, groups=groups)
+    directory = checkpoint_dir(workdir)
+    there = item_shapes(directory, resolve_step(directory, step), "params")
+    wanted = there.keys() if groups is None else there.keys() & set(groups)
+    raw = tuple(wanted - average.keys())
+    return load_item(workdir, "params", step=step, groups=raw) | average
 
 
 def load_item(
-    workdir: str | Path, item: str, *, step: int | None = None
+    workdir: str | Path,
+    item: str,
+    *,
+    step: int | None = None,
+    groups: tuple[str, ...] | None = None,
 ) -> dict[str, PyTree]:
     """One item of a checkpoint as numpy arrays, `{}` if the run has none ("ema", say).
+
+    Args:
+      groups: top-level groups to read, of those there are; None for all.
 
     Raises:
       FileNotFoundError: if there is no checkpoint, or none of that step.
@@ -188,10 +204,17 @@ def load_item(
     if not path.exists() and item != "params":
         return {}
     shapes = item_shapes(directory, step, item)
+    if groups is not None:
+        shapes = {name: tree for name, tree in shapes.items() if name in groups}
+    if not jax.tree.leaves(shapes):
+        return {}
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    chosen = ocp.args.PyTreeRestore(
+        item=shapes, restore_args=as_numpy, partial_restore=True
+    )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return reader.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
+            return reader.restore(path, chosen)
     except Exception as error:
         raise unreadable(directory, step, error) from error
 
