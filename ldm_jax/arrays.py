@@ -47,6 +47,35 @@ def normal_like(key: jax.Array, x: Array) -> Array:
     return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
 
 
+def slerp(
+    x: Float[Array, "b ..."],
+    y: Float[Array, "b ..."],
+    weight: Float[Array, "*b"] | float,
+) -> Float[Array, "b ..."]:
+    """Spherical interpolation of each example, from `x` (weight 0) to `y` (weight 1).
+
+    Turns in the plane of the two vectors (Shoemake 1985; all axes but the first count as
+    one), so between two standard normal noises the length stays that of noise. Where they
+    are parallel, opposite or zero, no plane is given and it is linear. `weight` is a
+    scalar or `[b]`. Differentiable everywhere.
+    """
+    axes = tuple(range(1, x.ndim))
+
+    def dot(a: Array, b: Array) -> Array:
+        return jnp.sum(a.astype(jnp.float32) * b, axes, keepdims=True)
+
+    product = dot(x, x) * dot(y, y)
+    cosine = dot(x, y) / jnp.sqrt(jnp.where(product > 0, product, 1))
+    has_plane = (product > 0) & (jnp.abs(cosine) < 1 - 1e-6)
+    angle = jnp.arccos(jnp.where(has_plane, cosine, 0))
+    weight = broadcast_to_rank(jnp.asarray(weight, jnp.float32), x.ndim)
+    weights = (1 - weight, weight)
+    of_x, of_y = (
+        jnp.where(has_plane, jnp.sin(w * angle) / jnp.sin(angle), w) for w in weights
+    )
+    return (of_x * x + of_y * y).astype(x.dtype)
+
+
 def image_grid(
     pixels: UInt8[np.ndarray, "b h w c"], columns: int, gap: int = 2
 ) -> UInt8[np.ndarray, "H W c"]:

@@ -25,6 +25,9 @@ from ldm_jax.rng import step_key
 
 PyTree = Any
 
+# A plan without steps still needs the shape of a row.
+_IDLE_STEP = Level(np.array([0.0, 0.0]), np.array([0.8, 1.0]), np.array([0.6, 0.0]))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Sampler:
 
     Attributes:
       rows: `(levels, **options) -> rows`: the table, one row for each pair of consecutive
-        levels (see `make_levels`), as host arrays. Options are the sampler's parameters.
+        levels (see `make_levels`), as host arrays. It has an attribute `level`, the level
+        of the x that a step takes; `masked` reads it. Options are the sampler's parameters.
       init: `x -> state`; what the sampler remembers between steps, any pytree.
       step: `(denoise_fn, x, state, row, key) -> (x, state, x0)`. `row` is one row of the
         table, scalars; it may call `denoise_fn` more than once. `key` is one key or `[b]`
@@ -70,13 +74,16 @@ class Sampler:
     def plan(self, levels: Level, **options: Any) -> Plan:
         """The plan along `levels`, `[s + 1]` from the noisiest to the last.
 
+        One level alone is a plan of no steps, which returns x as it is.
+
         Raises:
           ValueError: for an option out of range.
           TypeError: for an option that this sampler does not have.
         """
-        rows = jax.tree.map(np.float32, self.rows(levels, **options))
+        num_steps = len(levels.t) - 1
+        table = self.rows(levels if num_steps else _IDLE_STEP, **options)
         start = Level(*(np.float32(value[0]) for value in levels))
-        return Plan(rows, start, np.int32(len(levels.t) - 1))
+        return Plan(jax.tree.map(np.float32, table), start, np.int32(num_steps))
 
 
 def pad(plan: Plan, num_rows: int) -> Plan:

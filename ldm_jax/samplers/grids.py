@@ -181,6 +181,23 @@ def make_levels(
     return Level(*(np.append(a, b) for a, b in zip(levels, last, strict=True)))
 
 
+def from_strength(levels: Level, strength: float) -> Level:
+    """The last part of a run, for image-to-image: 1 is all its steps, 0 none.
+
+    Keeps `floor(strength * s)` of s steps. Start from data diffused to the first level
+    that is left: `diffuse_to(plan.start, x0, noise)`. The number of steps is data of the
+    plan, so every strength shares a program. The Stable Diffusion script diffuses one level
+    further (to `levels` at `-2 - num_steps`) and fails at strength 1.
+
+    Raises:
+      ValueError: if strength is not in [0, 1].
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength is {strength}: give a number from 0 to 1")
+    num_steps = math.floor(round(strength * (len(levels.t) - 1), 6))  # 0.29 * 100 is 29
+    return Level(*(values[-1 - num_steps :] for values in levels))
+
+
 def _named(schedule: Schedule, name: str, num_steps: int) -> Level:
     if name not in GRIDS:
         raise ValueError(f"unknown grid {name!r}; choose one of {', '.join(GRIDS)}")
