@@ -2,15 +2,19 @@
 
 diffusers keeps query, key and value apart (`to_q`, `to_k`, `to_v`); the denoiser's plain
 attention here has one projection whose outputs are ordered head, then query/key/value,
-then channel, as in the published checkpoints. Both directions work on state dicts that
-load a tensor only when it is asked for, and are exact inverses.
+then channel, as in the published checkpoints. State dicts here are of lazy arrays, and
+nothing is read before the result is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-State = Mapping[str, np.ndarray]
+from ldm_jax.lazy_array import LazyArray
+
+State = Mapping[str, LazyArray]
 
 # Until version 0.11 diffusers wrote the names on the left.
 _OLD_NAMES = {
@@ -20,28 +24,27 @@ _OLD_NAMES = {
     "proj_attn": "to_out.0",
 }
 _PARTS = ("to_q", "to_k", "to_v")
-_LEAVES = ("weight", "bias")
 
 
 class LazyState(Mapping):
     """A state dict of functions; `state[name]` calls one and keeps nothing."""
 
-    def __init__(self, loaders: Mapping[str, Callable[[], np.ndarray]]):
+    def __init__(self, loaders: Mapping[str, Callable[[], Any]]):
         self._loaders = dict(loaders)
 
     @classmethod
-    def of(cls, state: State) -> "LazyState":
+    def of(cls, state: Mapping[str, Any]) -> "LazyState":
         """A view of `state`."""
-        return cls({name: _load(state, name) for name in state})
+        return cls({name: functools.partial(state.__getitem__, name) for name in state})
 
     def replaced(
-        self, removed: set[str], added: Mapping[str, Callable[[], np.ndarray]]
+        self, removed: set[str], added: Mapping[str, Callable[[], Any]]
     ) -> "LazyState":
         """Without the names `removed`, and with those `added` at the end."""
         kept = {k: v for k, v in self._loaders.items() if k not in removed}
         return LazyState(kept | dict(added))
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         return self._loaders[name]()
 
     def __contains__(self, name: object) -> bool:
@@ -54,7 +57,7 @@ class LazyState(Mapping):
         return len(self._loaders)
 
 
-def rename_old_attention(state: State) -> LazyState:
+def rename_old_attention(state: State) -> dict[str, LazyArray]:
     """`state` with the names that diffusers gives to attention layers since 0.12."""
 
     def new_name(name: str) -> str:
@@ -64,10 +67,10 @@ def rename_old_attention(state: State) -> LazyState:
             return name
         return f"{path}.{_OLD_NAMES[layer]}.{last}"
 
-    return LazyState({new_name(name): _load(state, name) for name in state})
+    return {new_name(name): array for name, array in state.items()}
 
 
-def join_qkv(state: State, num_heads: Mapping[str, int]) -> LazyState:
+def join_qkv(state: State, num_heads: Mapping[str, int]) -> dict[str, LazyArray]:
     """`<path>.to_{q,k,v}.*` as `<path>.qkv.*` for every attention layer given.
 
     Args:
@@ -75,55 +78,44 @@ def join_qkv(state: State, num_heads: Mapping[str, int]) -> LazyState:
       num_heads: by the path of the layer. Layers of which a tensor is missing stay
         as they are.
     """
-    removed: set[str] = set()
-    added = {}
-    present = set(state)
+    joined = dict(state)
     for path, heads in num_heads.items():
-        for leaf in _LEAVES:
+        for leaf in ("weight", "bias"):
             names = [f"{path}.{part}.{leaf}" for part in _PARTS]
-            if present.issuperset(names):
-                removed |= set(names)
-                added[f"{path}.qkv.{leaf}"] = _join(state, names, heads)
-    return LazyState.of(state).replaced(removed, added)
-
-
-def split_qkv(state: State, num_heads: Mapping[str, int]) -> LazyState:
-    """The inverse of `join_qkv`."""
-    removed: set[str] = set()
-    added = {}
-    present = set(state)
-    for path, heads in num_heads.items():
-        for leaf in _LEAVES:
-            joint = f"{path}.qkv.{leaf}"
-            if joint not in present:
+            if not all(name in state for name in names):
                 continue
-            removed.add(joint)
+            parts = [joined.pop(name) for name in names]
+            c, *rest = parts[0].shape[:2]
+            read = functools.partial(_join, parts, heads)
+            joint = LazyArray((3 * c, *rest), parts[0].dtype, read)
+            joined[f"{path}.qkv.{leaf}"] = joint
+    return joined
+
+
+def split_qkv(state: State, num_heads: Mapping[str, int]) -> dict[str, LazyArray]:
+    """The inverse of `join_qkv`."""
+    split = dict(state)
+    for path, heads in num_heads.items():
+        for leaf in ("weight", "bias"):
+            joint = split.pop(f"{path}.qkv.{leaf}", None)
+            if joint is None:
+                continue
+            shape = (joint.shape[0] // 3, *joint.shape[1:])
             for index, part in enumerate(_PARTS):
-                added[f"{path}.{part}.{leaf}"] = _split(state, joint, heads, index)
-    return LazyState.of(state).replaced(removed, added)
+                read = functools.partial(_split, joint, heads, index)
+                array = LazyArray(shape, joint.dtype, read)
+                split[f"{path}.{part}.{leaf}"] = array
+    return split
 
 
-def _load(state: State, name: str) -> Callable[[], np.ndarray]:
-    return lambda: state[name]
+def _join(parts: Sequence[LazyArray], heads: int) -> np.ndarray:
+    c, *rest = parts[0].shape[:2]
+    by_head = [part.read().reshape(heads, c // heads, *rest) for part in parts]
+    return np.stack(by_head, axis=1).reshape(3 * c, *rest)
 
 
-def _join(state: State, names: list[str], heads: int) -> Callable[[], np.ndarray]:
-    def load() -> np.ndarray:
-        parts = [np.asarray(state[name]) for name in names]
-        c, rest = parts[0].shape[0], parts[0].shape[1:2]
-        by_head = [part.reshape(heads, c // heads, *rest) for part in parts]
-        return np.stack(by_head, axis=1).reshape(3 * c, *rest)
-
-    return load
-
-
-def _split(
-    state: State, joint: str, heads: int, index: int
-) -> Callable[[], np.ndarray]:
-    def load() -> np.ndarray:
-        value = np.asarray(state[joint])
-        c = value.shape[0] // 3
-        by_head = value.reshape(heads, 3, c // heads, *value.shape[1:])
-        return by_head[:, index].reshape(c, *value.shape[1:])
-
-    return load
+def _split(joint: LazyArray, heads: int, index: int) -> np.ndarray:
+    value = joint.read()
+    c = value.shape[0] // 3
+    by_head = value.reshape(heads, 3, c // heads, *value.shape[1:])
+    return by_head[:, index].reshape(c, *value.shape[1:])

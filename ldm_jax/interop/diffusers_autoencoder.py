@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm_jax.autoencoders.base import Autoencoder
-from ldm_jax.autoencoders.kl import KLAutoencoder
 from ldm_jax.autoencoders.vq import VQAutoencoder
 from ldm_jax.interop.diffusers_fields import (
     check_fields,
@@ -172,9 +171,6 @@ def autoencoder_config(
             "num_vq_embeddings": autoencoder.num_embeddings,
             "vq_embed_dim": autoencoder.embed_dim,
         }  # fmt: skip
-    if not isinstance(autoencoder, KLAutoencoder):
-        name = type(autoencoder).__name__
-        raise ValueError(f"diffusers has no counterpart of the first stage {name}")
     if autoencoder.z_channels != autoencoder.embed_dim:
         raise ValueError(
             f"diffusers' AutoencoderKL has as many channels before quant_conv as after, "

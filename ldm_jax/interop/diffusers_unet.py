@@ -86,7 +86,9 @@ def diffusers_unet_rules(unet: UNet) -> Rules:
                 layers = rf"{torch}\.attentions\.(\d+)"
                 rules += _rules_under(layers, attentions, attention)
             if resamples:
-                inner = _RESNET if unet.resampling == "resblock" else (("conv", "conv"),)
+                inner = (
+                    _RESNET if unet.resampling == "resblock" else (("conv", "conv"),)
+                )
                 layer = rf"{torch}\.{way}samplers\.0"
                 rules += _rules_under(layer, f"{ours}/{way}sample", inner)
     return tuple(rules)
