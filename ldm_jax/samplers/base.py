@@ -83,7 +83,9 @@ class Sampler:
         num_steps = len(levels.t) - 1
         table = self.rows(levels if num_steps else _IDLE_STEP, **options)
         start = Level(*(np.float32(value[0]) for value in levels))
-        return Plan(jax.tree.map(np.float32, table), start, np.int32(num_steps))
+        return Plan(
+            jax.tree.map(np.float32, table), start, np.asarray(num_steps, np.int32)
+        )
 
 
 def pad(plan: Plan, num_rows: int) -> Plan:
