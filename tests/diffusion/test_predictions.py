@@ -1,15 +1,17 @@
-"""eps, x0 and v say the same thing; their weights too."""
+"""eps, x0, v and the velocity say the same thing."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.diffusion import PREDICTIONS, WEIGHTINGS
+from ldm_jax.diffusion import PREDICTIONS
 from ldm_jax.diffusion.denoise import Denoised, clip_x0
-from ldm_jax.diffusion.process import diffuse, scales_at, step_posterior
-from ldm_jax.diffusion.schedules import linear
-from ldm_jax.diffusion.weighting import reference_x0_vlb_weights, vlb_weights
+from ldm_jax.diffusion.predictions import check_readable
+from ldm_jax.diffusion.process import diffuse, scales_at
+from ldm_jax.diffusion.schedules import linear, rectified_flow, zero_terminal_snr
 
 SCHEDULE = linear(beta_start=0.0015, beta_end=0.0195)
 
@@ -39,47 +41,59 @@ def test_any_output_is_read_as_a_pair_that_explains_x_t(name):
     np.testing.assert_allclose(a * x0 + s * eps, x_t, atol=1e-5)
 
 
-@pytest.mark.parametrize("weighting", ["min_snr", "vlb"])
-def test_weights_of_the_three_predictions_weigh_the_same_error_alike(weighting):
-    """A fixed error of x0 costs the same whichever output it is measured on."""
-    weights = {
-        name: WEIGHTINGS[weighting](SCHEDULE, prediction).astype(np.float64)
-        for name, prediction in PREDICTIONS.items()
+# (a, s): variance preserved, rectified flow, neither; pure noise and clean data.
+SCALES = [(0.6, 0.8), (0.3, 0.7), (1.5, 0.2), (0.0, 1.0), (1.0, 0.0)]
+SAYS_NOTHING = [("eps", (0.0, 1.0)), ("x0", (1.0, 0.0))]
+READABLE = [
+    case for case in itertools.product(PREDICTIONS, SCALES) if case not in SAYS_NOTHING
+]
+
+
+@pytest.mark.parametrize("name,scales", READABLE)
+def test_reading_inverts_the_target_at_any_two_scales(name, scales):
+    a, s = scales
+    x0, eps, _ = example()
+    prediction = PREDICTIONS[name]
+    read = prediction.read(prediction.target(x0, eps, a, s), a * x0 + s * eps, a, s)
+    np.testing.assert_allclose(read.x0, x0, atol=2e-6)
+    np.testing.assert_allclose(read.eps, eps, atol=2e-6)
+
+
+@pytest.mark.parametrize("ours", PREDICTIONS)
+@pytest.mark.parametrize("theirs", PREDICTIONS)
+def test_any_prediction_converts_to_any_other(ours, theirs):
+    a, s = 0.6, 0.5
+    x0, eps, _ = example()
+    target = {
+        "eps": eps,
+        "x0": x0,
+        "v": a * eps - s * x0,
+        "velocity": eps - x0,
     }
-    snr = SCHEDULE.exact_snr
-    np.testing.assert_allclose(weights["eps"][1:] * snr[1:], weights["x0"][1:], 1e-6)
-    v_loss = weights["v"][1:] * (snr[1:] + 1)
-    np.testing.assert_allclose(v_loss, weights["x0"][1:], rtol=1e-6)
+    x_t = a * x0 + s * eps
+    read = PREDICTIONS[ours].read(target[ours], x_t, a, s)
+    converted = PREDICTIONS[theirs].target(*read, a, s)
+    np.testing.assert_allclose(converted, target[theirs], atol=3e-6)
 
 
-def test_vlb_weights_of_x0_are_half_the_drop_of_snr():
-    """L_t = (SNR(t-1) - SNR(t)) |x0 error|^2 / 2 (Kingma et al. 2021, eq. 13)."""
-    snr = SCHEDULE.exact_snr
-    expected = (snr[:-1] - snr[1:]) / 2
-    weights = vlb_weights(SCHEDULE, PREDICTIONS["x0"])
-    np.testing.assert_allclose(weights[1:], expected, rtol=1e-5)
+def test_the_velocity_is_the_slope_of_the_line_from_data_to_noise():
+    x0, eps, _ = example()
+    schedule = rectified_flow(1000)
+    t = jnp.array([0, 10, 300, 700, 998])
+    slope = 1000 * (diffuse(schedule, x0, eps, t + 1) - diffuse(schedule, x0, eps, t))
+    a, s = scales_at(schedule, t, 4)
+    target = PREDICTIONS["velocity"].target(x0, eps, a, s)
+    np.testing.assert_allclose(slope, target, atol=2e-3)
 
 
-def test_vlb_weights_of_eps_are_those_of_the_reference():
-    beta, alpha_bar = SCHEDULE.exact_betas, SCHEDULE.exact_alphas_cumprod
-    variance = step_posterior(SCHEDULE).variance
-    expected = beta[1:] ** 2 / (2 * variance[1:] * (1 - beta[1:]) * (1 - alpha_bar[1:]))
-    weights = vlb_weights(SCHEDULE, PREDICTIONS["eps"])
-    np.testing.assert_allclose(weights[1:], expected, rtol=1e-6)
-    assert weights[0] == weights[1]
-
-
-def test_reference_weights_of_x0_stay_finite_and_fixed_up():
-    weights = reference_x0_vlb_weights(SCHEDULE)
-    assert weights.shape == (1000,) and weights[0] == weights[1]
-    alpha_bar = SCHEDULE.exact_alphas_cumprod[500]
-    assert weights[500] == pytest.approx(0.5 * alpha_bar**0.5 / (2 - alpha_bar))
-
-
-def test_min_snr_is_capped_at_gamma():
-    weights = WEIGHTINGS["min_snr"](SCHEDULE, PREDICTIONS["x0"], gamma=3.0)
-    assert weights.max() == 3
-    assert weights[-1] == pytest.approx(SCHEDULE.exact_snr[-1])
+@pytest.mark.parametrize("schedule", [rectified_flow(9), zero_terminal_snr(linear(9))])
+def test_only_eps_is_refused_where_the_schedule_ends_in_pure_noise(schedule):
+    for name, prediction in PREDICTIONS.items():
+        check_readable(prediction, linear(9))
+        if name != "eps":
+            check_readable(prediction, schedule)
+    with pytest.raises(ValueError, match="prediction to v, x0 or velocity"):
+        check_readable(PREDICTIONS["eps"], schedule)
 
 
 def test_clipping_x0_changes_eps_so_that_both_still_explain_x():

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from ldm_jax.diffusion import SCHEDULES
-from ldm_jax.diffusion.schedules import Schedule, from_betas, linear
+from ldm_jax.diffusion.process import step_posterior
+from ldm_jax.diffusion.schedules import (
+    Schedule,
+    from_betas,
+    linear,
+    rectified_flow,
+    zero_terminal_snr,
+)
 
 GOLDEN_DIR = pathlib.Path(__file__).parents[1] / "golden"
 GOLDEN = {
@@ -98,3 +105,91 @@ def test_a_level_is_found_again_by_its_sigma(power):
     again = schedule.level_of_sigma(level.noise_scale / level.signal_scale)
     for a, b in zip(again, level, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+def test_between_two_timesteps_of_rectified_flow_sigma_finds_t_exactly():
+    schedule, t = rectified_flow(20), np.array([0.25, 7.5, 18.9])
+    level = schedule.level_at(t)
+    again = schedule.level_of_sigma(level.noise_scale / level.signal_scale)
+    np.testing.assert_allclose(again.t, t, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_rectified_flow_is_a_line_from_data_to_noise_shifted_as_published(shift):
+    schedule = rectified_flow(50, shift)
+    tau = np.arange(1, 51) / 50
+    shifted = shift * tau / (1 + (shift - 1) * tau)  # Esser et al. 2024, eq. 23
+    np.testing.assert_allclose(schedule.exact_noise_scales, shifted, rtol=1e-12)
+    np.testing.assert_allclose(schedule.exact_signal_scales, 1 - shifted, atol=1e-15)
+    assert schedule.exact_snr[-1] == 0
+
+
+NAMES = [name for name in SCHEDULES if name != "rectified_flow"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zero_terminal_snr_equals_the_papers_algorithm_and_diffusers(name):
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers.schedulers.scheduling_ddim")
+    schedule = SCHEDULES[name]()
+    rescaled = zero_terminal_snr(schedule)
+    theirs = diffusers.rescale_zero_terminal_snr(torch.tensor(schedule.exact_betas))
+    np.testing.assert_allclose(rescaled.exact_betas, theirs.numpy(), rtol=1e-9)
+
+    # Algorithm 1 of Lin et al. 2024, written out.
+    root = np.sqrt(np.cumprod(1 - schedule.exact_betas))
+    expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    np.testing.assert_allclose(rescaled.exact_signal_scales, expected, atol=1e-12)
+    assert rescaled.exact_snr[-1] == 0 and rescaled.signal_scales[-1] == 0
+    assert rescaled.exact_alphas_cumprod[0] == schedule.exact_alphas_cumprod[0]
+
+
+def test_zero_terminal_snr_keeps_the_shape_of_the_signal():
+    """Differences of sqrt(alpha_bar) all grow by one factor; twice is once."""
+    schedule = linear(beta_start=0.00085, beta_end=0.012)
+    rescaled = zero_terminal_snr(schedule)
+    ratio = np.diff(rescaled.exact_signal_scales) / np.diff(
+        schedule.exact_signal_scales
+    )
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-9)
+    again = zero_terminal_snr(rescaled)
+    np.testing.assert_allclose(
+        again.exact_signal_scales, rescaled.exact_signal_scales, rtol=1e-15
+    )
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_without_signal_at_the_end_has_finite_tables(name):
+    schedule = zero_terminal_snr(SCHEDULES[name](100))
+    with np.errstate(all="raise"):
+        tables = [schedule.exact_snr, schedule.signal_scales, schedule.noise_scales]
+        tables += [*step_posterior(schedule)]
+        if schedule.power == 2:
+            tables.append(schedule.exact_betas)
+            assert schedule.exact_betas[-1] == 1
+    assert all(np.isfinite(table).all() for table in tables)
+    last = step_posterior(schedule)
+    assert last.coef_x_t[-1] == 0  # pure noise says nothing of x_{T-2}
+    assert last.coef_x0[-1] == pytest.approx(schedule.exact_signal_scales[-2])
+
+
+@pytest.mark.parametrize("name", ["linear", "rectified_flow"])
+def test_levels_before_pure_noise_are_found_both_ways(name):
+    schedule = zero_terminal_snr(SCHEDULES[name](100))
+    t = np.array([98.0, 98.5, 98.999, 99.0])
+    level = schedule.level_at(t)
+    assert np.all(np.diff(level.signal_scale) < 0) and level.signal_scale[-1] == 0
+    assert level.signal_scale[1] == pytest.approx(schedule.exact_signal_scales[98] / 2)
+    with np.errstate(divide="ignore"):
+        sigma = level.noise_scale / level.signal_scale
+    again = schedule.level_of_sigma(sigma)
+    np.testing.assert_allclose(again.t, t, rtol=1e-9)
+    np.testing.assert_allclose(again.signal_scale, level.signal_scale, atol=1e-12)
+    np.testing.assert_allclose(again.noise_scale, level.noise_scale, rtol=1e-12)
+
+
+def test_schedules_that_cannot_be_rescaled_or_shifted_are_refused():
+    with pytest.raises(ValueError, match="at least two timesteps"):
+        zero_terminal_snr(linear(1))
+    with pytest.raises(ValueError, match="give a positive number"):
+        rectified_flow(shift=0)
