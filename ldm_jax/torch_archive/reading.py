@@ -1,5 +1,6 @@
 """Files of `torch.save` as numpy arrays, without torch and without running their code."""
 
+import errno
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from ldm_jax.torch_archive.stream_layout import open_stream
 from ldm_jax.torch_archive.tensors import nothing
 from ldm_jax.torch_archive.zip_layout import open_zip
 
-# What damage raises: our own ValueErrors and what `zipfile` lets through.
+# What damage raises: our own ValueErrors and what `zipfile` lets through; it also seeks
+# to negative offsets, an OSError.
 _UNREADABLE = (
     ValueError,
     zipfile.BadZipFile,
@@ -22,6 +24,7 @@ _UNREADABLE = (
     TypeError,
     OverflowError,
     struct.error,
+    OSError,
 )
 
 
@@ -70,6 +73,8 @@ def open_torch_archive(
     except UnsafePickleError:
         raise
     except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         detail = str(error).partition("\n")[0]
         raise ValueError(
             f"{path} is not a readable torch file ({detail}): it may be truncated, get "
