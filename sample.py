@@ -19,17 +19,32 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of the trained mod
 STEP = flags.DEFINE_integer(
     "checkpoint_step", None, "Which checkpoint; newest if left out."
 )
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 16, "How many pictures.", 1)
-SAMPLER = flags.DEFINE_string(
-    "sampler", None, "ddim or ddpm; the config's if left out."
+NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", None, "How many pictures; one a prompt, else 16, if left out.", 1
 )
+SAMPLERS = (
+    "ddpm, ddim, euler, euler_ancestral, heun, plms, dpmpp_2s, dpmpp_2m, dpmpp_sde_2m, "
+    "unipc"
+)
+GRIDS = (
+    "trailing, leading, linspace, time_uniform, power, ddim_uniform, ddim_quad, karras, "
+    "log_snr, align_your_steps"
+)
+SAMPLER = flags.DEFINE_string("sampler", None, f"{SAMPLERS}; the config's if left out.")
 STEPS = flags.DEFINE_integer("steps", None, "Sampling steps; the config's if left out.")
-ETA = flags.DEFINE_float("eta", None, "DDIM's noise: 0 deterministic, 1 as DDPM.")
-GRID = flags.DEFINE_string(
-    "grid", None, "Which timesteps: trailing, leading, power, ddim_uniform, ddim_quad."
+ETA = flags.DEFINE_float("eta", None, "Noise of ddim: 0 deterministic, 1 as DDPM.")
+GRID = flags.DEFINE_string("grid", None, f"Which noise levels: {GRIDS}.")
+FINAL = flags.DEFINE_string(
+    "final", None, "Where the last step leads: clean, or first as in the original."
 )
 GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "Classifier-free guidance; 1 is none."
+)
+GUIDANCE_RESCALE = flags.DEFINE_float(
+    "guidance_rescale", None, "0 to 1: keeps the contrast that guidance would raise."
+)
+GUIDANCE_INTERVAL = flags.DEFINE_list(
+    "guidance_interval", None, "Two fractions of the noise range, such as 0.2,0.8."
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
 OUTDIR = flags.DEFINE_string("outdir", "samples", "Where the pictures go.")
@@ -37,9 +52,25 @@ CLASS_LABEL = flags.DEFINE_multi_string(
     "class_label", None, "Class number or name; repeat it for several."
 )
 PROMPT = flags.DEFINE_multi_string("prompt", None, "Text; repeat it for several.")
+PROMPTS = flags.DEFINE_string("prompts", None, "File with a prompt on each line.")
+NEGATIVE_PROMPT = flags.DEFINE_string(
+    "negative_prompt", None, "What to guide away from."
+)
+INIT_IMAGE = flags.DEFINE_string("init_image", None, "Picture to vary or to fill in.")
+STRENGTH = flags.DEFINE_float(
+    "strength", None, "0 gives --init_image back, 1 keeps next to nothing of it.", 0, 1
+)
+MASK = flags.DEFINE_string(
+    "mask", None, "Picture, white where --init_image is to be filled in."
+)
+PREVIEW_STEPS = flags.DEFINE_list(
+    "preview_steps", None, "Steps at which to write what the model expects, as 0,10,20."
+)
 HEIGHT = flags.DEFINE_integer("height", None, "Pixels; the training size if left out.")
 WIDTH = flags.DEFINE_integer("width", None, "Pixels; the training size if left out.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Pictures at a time.", 1)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Pictures at a time; at most 16 a device if left out.", 1
+)
 NPZ = flags.DEFINE_bool("npz", False, "Write samples.npz as well.")
 NO_EMA = flags.DEFINE_bool("no_ema", False, "Raw weights instead of averaged ones.")
 
@@ -51,22 +82,28 @@ def main() -> None:
     import ldm_jax
     from ldm_jax.arrays import image_grid
 
+    settings = _settings()
     model = ldm_jax.load(CHECKPOINT.value, step=STEP.value, ema=not NO_EMA.value)
     _check_conditioning(model)
-    settings = _settings()
-    pixels = model.sample(**settings)
+    pictures = _pictures(model, settings)
+    pixels, previews = model.sample_with_previews(**settings, **pictures)
     outdir = Path(OUTDIR.value)
     outdir.mkdir(parents=True, exist_ok=True)
     for index, picture in enumerate(pixels):
         Image.fromarray(picture).save(outdir / f"{index:05d}.png")
     grid = image_grid(pixels, columns=math.ceil(math.sqrt(len(pixels))))
     Image.fromarray(grid).save(outdir / "grid.png")
+    if len(previews):
+        rows = image_grid(previews.reshape(-1, *pixels.shape[1:]), columns=len(pixels))
+        Image.fromarray(rows).save(outdir / "previews.png")
     if NPZ.value:
         np.savez(outdir / "samples.npz", pixels)
     record = {
         "checkpoint": CHECKPOINT.value,
         "checkpoint_step": model.step,
         "ema": not NO_EMA.value,
+        "init_image": INIT_IMAGE.value,
+        "mask": MASK.value,
         **settings,
     }
     (outdir / "samples.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -74,36 +111,100 @@ def main() -> None:
 
 
 def _settings() -> dict:
-    """The flags that were given, as arguments of `Model.sample`."""
+    """The flags that were given, as arguments of `Model.sample_with_previews`."""
+    prompts = _prompts()
+    num_samples = NUM_SAMPLES.value or (None if prompts else 16)
     options = {
+        "num_samples": num_samples,
+        "prompts": prompts,
+        "negative_prompt": NEGATIVE_PROMPT.value,
+        "class_labels": CLASS_LABEL.value,
         "sampler": SAMPLER.value,
         "steps": STEPS.value,
         "eta": ETA.value,
         "grid": GRID.value,
+        "final": FINAL.value,
+        "guidance_scale": GUIDANCE_SCALE.value,
+        "guidance_rescale": GUIDANCE_RESCALE.value,
+        "guidance_interval": _numbers(GUIDANCE_INTERVAL, float, count=2),
+        "strength": STRENGTH.value,
         "height": HEIGHT.value,
         "width": WIDTH.value,
-        "guidance_scale": GUIDANCE_SCALE.value,
-        "class_labels": CLASS_LABEL.value,
+        "batch_size": BATCH_SIZE.value,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    return {
-        "num_samples": NUM_SAMPLES.value,
-        "seed": SEED.value,
-        "batch_size": BATCH_SIZE.value,
-        **given,
-    }
+    steps = _numbers(PREVIEW_STEPS, int) or []
+    return {"seed": SEED.value, "preview_steps": steps, **given}
+
+
+def _prompts() -> list[str] | None:
+    prompts = list(PROMPT.value or [])
+    if PROMPTS.value is not None:
+        lines = Path(PROMPTS.value).read_text().splitlines()
+        prompts += [line for line in lines if line.strip()]
+        if not prompts:
+            raise ValueError(f"{PROMPTS.value} holds no prompt: write one on each line")
+    return prompts or None
+
+
+def _numbers(flag, kind: type, count: int | None = None) -> list | None:
+    if flag.value is None:
+        return None
+    try:
+        numbers = [kind(value) for value in flag.value]
+    except ValueError:
+        numbers = []
+    if not numbers or count not in (None, len(numbers)):
+        example = "0.2,0.8" if kind is float else "0,10,20"
+        raise ValueError(
+            f"--{flag.name}={','.join(flag.value)} is no list of numbers: write it as "
+            f"{example}"
+        )
+    return numbers
+
+
+def _pictures(model, settings: dict) -> dict:
+    """--init_image and --mask as arrays of the size that is drawn."""
+    from PIL import Image
+
+    from ldm_jax.data.images import decode_pixels
+
+    if INIT_IMAGE.value is None:
+        if MASK.value is not None:
+            raise ValueError("--mask needs the picture to fill in: give --init_image")
+        return {}
+    size = model.config.data.image_size
+    size = settings.get("width", size), settings.get("height", size)
+    lanczos, nearest = Image.Resampling.LANCZOS, Image.Resampling.NEAREST
+
+    def read(path: str, resampling) -> np.ndarray:
+        picture = Image.fromarray(decode_pixels(Path(path).read_bytes()))
+        return np.asarray(picture.resize(size, resampling))
+
+    pictures = {"init_image": read(INIT_IMAGE.value, lanczos)}
+    if MASK.value is not None:
+        pictures["hole"] = read(MASK.value, nearest).mean(-1) > 127
+    return pictures
 
 
 def _check_conditioning(model) -> None:
     """A condition that the model does not take is refused, with those it does take."""
-    given = {"class_label": CLASS_LABEL.value, "prompt": PROMPT.value}
-    fields = {"class_label": "class_label", "prompt": "tokens"}
+    given = {
+        "class_label": CLASS_LABEL.value,
+        "prompt": PROMPT.value,
+        "prompts": PROMPTS.value,
+        "negative_prompt": NEGATIVE_PROMPT.value,
+    }
+    fields = dict.fromkeys(given, "tokens") | {"class_label": "class_label"}
+    takes_text = model.tokenizer is not None
+    takes = [name for name in model.conditioning_fields if name != "tokens"]
+    takes += ["tokens"] * takes_text
     for name, value in given.items():
-        if value and fields[name] not in model.conditioning_fields:
-            takes = [n for n, f in fields.items() if f in model.conditioning_fields]
+        if value and fields[name] not in takes:
+            accepted = [n for n, f in fields.items() if f in takes]
             raise ValueError(
                 f"--{name} does not apply: this model takes "
-                + (" or ".join(f"--{n}" for n in takes) or "no condition")
+                + (" or ".join(f"--{n}" for n in accepted) or "no condition")
             )
 
 

@@ -6,7 +6,6 @@ Parameters come in top-level groups: "backbone" and "conditioner" are trained, t
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +23,7 @@ from ldm_jax.guidance import Guidance, guide
 from ldm_jax.nn.conditioning import SLOTS, Conditioning, stack
 from ldm_jax.rng import example_keys, named_keys
 from ldm_jax.samplers.base import Plan, Sampler, sample_with_previews
+from ldm_jax.samplers.masked import Known, masked
 
 PyTree = Any
 Params = Mapping[str, PyTree]
@@ -310,14 +310,16 @@ def _guided(
     shape: tuple[int, ...],
 ) -> DenoiseFn:
     """The model with its condition bound, and guided if asked to."""
-    cond = ldm.condition(params, params, conditioning)
+    scale = params["latent_scale"]
+    cond = ldm.condition(params, params, conditioning, latent_scale=scale)
     if guidance is None:
         return ldm.denoise_fn(params, cond)
     if negative is not None:
-        uncond = ldm.condition(params, params, negative)
+        uncond = ldm.condition(params, params, negative, latent_scale=scale)
     else:
         uncond = _inherit(ldm.null_condition(params, params, shape[0]), cond)
-    return guide(ldm.denoise_fn(params, stack(uncond, cond)), guidance)
+    doubled = ldm.denoise_fn(params, stack(uncond, cond))
+    return guide(doubled, guidance, prediction=ldm.prediction)
 
 
 def _inherit(uncond: Conditioning, cond: Conditioning) -> Conditioning:

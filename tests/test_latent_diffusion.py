@@ -12,9 +12,11 @@ from tiny_latent_diffusion import (
 )
 
 from ldm_jax.autoencoders import AUTOENCODERS
+from ldm_jax.guidance import Guidance
 from ldm_jax.latent_diffusion import make_sample_fn, measure_latent_scale
 from ldm_jax.rng import example_keys
-from ldm_jax.samplers import ddim, ddpm
+from ldm_jax.samplers import SAMPLERS, bucket, make_levels, pad
+from ldm_jax.samplers.grids import from_strength
 
 KEY = jax.random.key(1)
 
@@ -86,12 +88,12 @@ def test_the_denoiser_explains_x_whatever_the_prediction(prediction):
     ldm = tiny_model(prediction=prediction)
     params, frozen = tiny_params(ldm, batch)
     x = jax.random.normal(KEY, (4, 4, 4, 2))
-    t = jnp.array([0.0, 10.0, 500.0, 999.0])
-    x0, eps = ldm.denoise_fn(params, ldm.condition(params, frozen, batch))(x, t)
-    index = t.astype(int)
-    a = ldm.schedule.signal_scales[index][:, None, None, None]
-    s = ldm.schedule.noise_scales[index][:, None, None, None]
-    np.testing.assert_allclose(a * x0 + s * eps, x, atol=1e-4)
+    denoise_fn = ldm.denoise_fn(params, ldm.condition(params, frozen, batch))
+    for t in (0.0, 10.0, 500.5, 999.0):
+        level = ldm.schedule.level_at(t)
+        x0, eps = denoise_fn(x, level)
+        explained = level.signal_scale * x0 + level.noise_scale * eps
+        np.testing.assert_allclose(explained, x, atol=1e-4)
 
 
 def test_decoding_in_chunks_gives_the_same_images():
@@ -104,30 +106,43 @@ def test_decoding_in_chunks_gives_the_same_images():
         np.testing.assert_allclose(chunked, whole, atol=1e-6)
 
 
-@pytest.mark.parametrize("make_sampler", [ddim, ddpm])
-def test_samples_are_images_in_range(make_sampler):
-    ldm, _, params, frozen = conditional()
-    sample_fn = make_sample_fn(
-        ldm, make_sampler(ldm.schedule, 5), batch_size=3, latent_size=(6, 4)
+def weights(params, frozen, latent_scale=1.0):
+    return {**frozen, **params, "latent_scale": jnp.float32(latent_scale)}
+
+
+def plan_of(name, num_steps, strength=1.0, **options):
+    levels = make_levels(tiny_model().schedule, num_steps)
+    plan = SAMPLERS[name].plan(from_strength(levels, strength), **options)
+    return pad(plan, bucket(num_steps))
+
+
+def sample_fn_of(ldm, name="ddim", batch_size=4, latent_size=(4, 4)):
+    return make_sample_fn(
+        ldm, SAMPLERS[name], batch_size=batch_size, latent_size=latent_size
     )
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_samples_are_images_in_range(name):
+    ldm, _, params, frozen = conditional()
+    sample_fn = jax.jit(sample_fn_of(ldm, name, 3, (6, 4)))
     labels = {"class_label": jnp.arange(3)}
-    image = jax.jit(sample_fn)(params, frozen, 1.0, KEY, labels)
+    image = sample_fn(weights(params, frozen), KEY, plan_of(name, 5), labels)
     assert image.shape == (3, 12, 8, 3) and image.dtype == jnp.float32
     assert np.abs(image).max() <= 1 and np.std(image) > 0
 
 
-@pytest.mark.parametrize("make_sampler", [ddim, ddpm])
-def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(make_sampler):
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(name):
     ldm, _, params, frozen = conditional()
-    sampler = make_sampler(ldm.schedule, 3)
     labels = jnp.array([0, 3, 1, 4])
 
     def draw(rows, key):
-        sample_fn = make_sample_fn(
-            ldm, sampler, batch_size=len(rows), latent_size=(4, 4)
-        )
+        sample_fn = jax.jit(sample_fn_of(ldm, name, len(rows)))
         batch = {"class_label": labels[rows]}
-        return jax.jit(sample_fn)(params, frozen, 0.5, key, batch, 2.0)
+        params_ = weights(params, frozen, 0.5)
+        plan = plan_of(name, 3)
+        return sample_fn(params_, key, plan, batch, guidance=Guidance(2.0))
 
     whole = draw(jnp.arange(4), KEY)
     rows = jnp.array([2, 1])
@@ -137,51 +152,89 @@ def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(make_sampler):
     assert np.abs(whole[0] - whole[1]).max() > 1e-2
 
 
-def test_new_keys_scales_and_labels_compile_nothing():
+def test_nothing_that_a_user_turns_compiles_anew():
     ldm, _, params, frozen = conditional()
-    sample_fn = jax.jit(
-        make_sample_fn(ldm, ddim(ldm.schedule, 4), batch_size=4, latent_size=(4, 4))
-    )
+    sample_fn = jax.jit(sample_fn_of(ldm))
     images = [
-        sample_fn(params, frozen, latent_scale, jax.random.key(seed), labels, scale)
-        for latent_scale, seed, scale, labels in [
-            (1.0, 0, 1.0, {"class_label": jnp.zeros(4, int)}),
-            (0.5, 1, 7.5, {"class_label": jnp.ones(4, int)}),
+        sample_fn(
+            weights(params, frozen, latent_scale),
+            jax.random.key(seed),
+            plan_of("ddim", steps, eta=eta),
+            {"class_label": jnp.full(4, label)},
+            guidance=Guidance(scale, 0.5 * eta, (0.1 * eta, 1.0)),
+        )
+        for latent_scale, seed, steps, eta, scale, label in [
+            (1.0, 0, 30, 0.0, 3.0, 0),
+            (0.5, 1, 31, 1.0, 7.5, 1),
+            (0.5, 1, 50, 0.3, 7.5, 2),
         ]
     ]
     assert sample_fn._cache_size() == 1
-    assert np.abs(images[0] - images[1]).max() > 0
+    assert all(np.abs(images[0] - image).max() > 0 for image in images[1:])
 
 
 def test_guidance_at_scale_one_equals_no_guidance():
     ldm, batch, params, frozen = conditional()
-    sample_fn = make_sample_fn(
-        ldm, ddim(ldm.schedule, 4), batch_size=4, latent_size=(4, 4)
+    sample_fn = sample_fn_of(ldm)
+    run = lambda guidance: sample_fn(
+        weights(params, frozen), KEY, plan_of("ddim", 4), batch, guidance=guidance
     )
-    run = lambda *args: sample_fn(params, frozen, 1.0, KEY, batch, *args)
-    np.testing.assert_allclose(run(1.0), run(), atol=1e-4)
-    assert np.abs(run(5.0) - run()).max() > 1e-3
+    np.testing.assert_allclose(run(Guidance(1.0)), run(None), atol=1e-4)
+    assert np.abs(run(Guidance(5.0)) - run(None)).max() > 1e-3
 
 
 def test_a_negative_condition_equal_to_the_null_class_changes_nothing():
     ldm, batch, params, frozen = conditional()
-    sample_fn = make_sample_fn(
-        ldm, ddim(ldm.schedule, 4), batch_size=4, latent_size=(4, 4)
+    sample_fn = sample_fn_of(ldm)
+    run = lambda negative: sample_fn(
+        weights(params, frozen),
+        KEY,
+        plan_of("ddim", 4),
+        batch,
+        guidance=Guidance(3.0),
+        negative=negative,
     )
-    run = lambda *args: sample_fn(params, frozen, 1.0, KEY, batch, 3.0, *args)
     null = {"class_label": jnp.full(4, 5)}
-    np.testing.assert_allclose(run(null), run(), atol=1e-5)
+    np.testing.assert_allclose(run(null), run(None), atol=1e-5)
 
 
 def test_guiding_an_unconditional_model_is_refused():
     ldm, batch = tiny_model(), tiny_batch()
     params, frozen = tiny_params(ldm, batch)
-    sample_fn = make_sample_fn(
-        ldm, ddim(ldm.schedule, 4), batch_size=4, latent_size=(4, 4)
-    )
-    assert sample_fn(params, frozen, 1.0, KEY).shape == (4, 8, 8, 3)
+    sample_fn, plan = sample_fn_of(ldm), plan_of("ddim", 4)
+    assert sample_fn(weights(params, frozen), KEY, plan).shape == (4, 8, 8, 3)
     with pytest.raises(ValueError, match="unconditional"):
-        sample_fn(params, frozen, 1.0, KEY, None, 3.0)
+        sample_fn(weights(params, frozen), KEY, plan, guidance=Guidance(3.0))
+
+
+def test_a_small_strength_stays_near_the_start_and_compiles_nothing():
+    ldm, batch, params, frozen = conditional()
+    sample_fn = jax.jit(sample_fn_of(ldm))
+    z0 = ldm.encode(frozen, batch, KEY, 1.0)
+    start = ldm.decode(frozen, z0, 1.0)
+    distances = []
+    for strength in (0.0, 0.1, 0.5, 1.0):
+        plan = plan_of("ddim", 20, strength)
+        image = sample_fn(weights(params, frozen), KEY, plan, batch, start=z0)
+        distances.append(float(jnp.abs(image - jnp.clip(start, -1, 1)).mean()))
+    assert distances[0] < 1e-6
+    assert distances == sorted(distances) and distances[1] > 1e-4
+    assert sample_fn._cache_size() == 1
+
+
+def test_previews_are_images_of_the_chosen_steps():
+    ldm, batch, params, frozen = conditional()
+    image, previews = sample_fn_of(ldm)(
+        weights(params, frozen),
+        KEY,
+        plan_of("ddim", 5),
+        batch,
+        preview_steps=jnp.array([0, 4]),
+    )
+    assert previews.shape == (2, *image.shape)
+    # The last step leads to the model's x0.
+    np.testing.assert_allclose(previews[1], image, atol=1e-5)
+    assert np.abs(previews[0] - image).max() > 1e-3
 
 
 def test_a_frozen_conditioner_is_found_among_the_frozen_parameters():

@@ -45,11 +45,15 @@ def config(
                 "num_timesteps": 1000,
                 "beta_start": beta_start,
                 "beta_end": beta_end,
+                "zero_terminal_snr": False,  # True needs v, x0 or velocity
             },
             "prediction": "eps",
-            "loss": loss,
-            "weighting": "simple",
+            "loss": {"name": loss},
+            "weighting": {"name": "simple"},
+            "time_sampling": {"name": "uniform"},
             "original_elbo_weight": 0.0,
+            "offset_noise": 0.0,
+            "learn_log_variance": False,
         }
     )
     config.sampler = ConfigDict(
@@ -57,9 +61,11 @@ def config(
             "name": "ddim",
             "num_steps": 50,
             "eta": 0.0,
-            "grid": "trailing",  # the original: ddim_uniform, final_alpha_bar first
-            "final_alpha_bar": "one",
+            "grid": "trailing",  # the original: ddim_uniform, final first
+            "final": "clean",
             "guidance_scale": 1.0,
+            "guidance_rescale": 0.0,
+            "guidance_interval": (0.0, 1.0),
         }
     )
     config.data = training.data(

@@ -173,7 +173,8 @@ def make_levels(
     if not isinstance(grid, str):
         levels = schedule.level_at(_own_list(grid, schedule.num_timesteps, num_steps))
     else:
-        levels = _named(schedule, grid, num_steps or schedule.num_timesteps)
+        num_steps = schedule.num_timesteps if num_steps is None else num_steps
+        levels = _named(schedule, grid, num_steps)
         if final == "first" and grid in ("karras", "log_snr"):
             return _of_sigmas(schedule, grid, len(levels.t) + 1)
     first = schedule.level_at(np.zeros(1))

@@ -118,7 +118,7 @@ def test_a_list_of_one_s_own_is_followed():
         make_levels(SCHEDULE, grid=(10, 1000))
 
 
-@pytest.mark.parametrize("num_steps", [-3, 1001])
+@pytest.mark.parametrize("num_steps", [0, -3, 1001])
 def test_an_impossible_number_of_steps_is_refused(num_steps):
     with pytest.raises(ValueError, match="ask for 1 to 1000"):
         make_levels(SCHEDULE, num_steps, grid="power")
