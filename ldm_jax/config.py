@@ -148,7 +148,23 @@ def check(config: ConfigDict) -> None:
                 f"config.latent.scale={latent.scale} and config.latent.scale_by_std "
                 "exclude each other: set the scale to 1.0 or scale_by_std to False"
             )
+        _check_process(config.diffusion)
         _check_conditioner(config)
+
+
+def _check_process(diffusion: Mapping) -> None:
+    """What the denoiser predicts against where the schedule ends."""
+    schedule = diffusion["schedule"]
+    rescaled = schedule.get("zero_terminal_snr", False)
+    if diffusion["prediction"] == "eps" and (
+        rescaled or schedule["name"] == "rectified_flow"
+    ):
+        ends = "zero_terminal_snr=True" if rescaled else "name='rectified_flow'"
+        raise ValueError(
+            f"config.diffusion.schedule.{ends} ends in pure noise, from which "
+            "config.diffusion.prediction='eps' says nothing of the data: set the "
+            "prediction to v, x0 or velocity"
+        )
 
 
 def _check_conditioner(config: ConfigDict) -> None:
@@ -183,9 +199,7 @@ def _check_conditioner(config: ConfigDict) -> None:
     _check_guidance(config, parts, has_text=tokenizer != "none")
 
 
-def _check_guidance(
-    config: ConfigDict, parts: list[Any], *, has_text: bool
-) -> None:
+def _check_guidance(config: ConfigDict, parts: list[Any], *, has_text: bool) -> None:
     scale = config.sampler.guidance_scale
     if scale != 1.0 and not any(_has_null(part, has_text) for part in parts):
         raise ValueError(
