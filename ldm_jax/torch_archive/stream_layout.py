@@ -57,10 +57,10 @@ def _place(storages: dict[str, tuple[Storage, int]], keys: Any, file: BinaryIO) 
     end = os.fstat(file.fileno()).st_size
     for key in keys:
         storage, itemsize = storages[key]
-        size = int.from_bytes(file.read(8), "little")
+        size = file.read(8)
         storage.offset = file.tell()
-        if storage.offset + storage.nbytes > end:
+        if len(size) < 8 or storage.offset + storage.nbytes > end:
             raise ValueError(f"storage {key[:50]!r} is cut short")
-        if size * itemsize != storage.nbytes:
+        if int.from_bytes(size, "little") * itemsize != storage.nbytes:
             raise ValueError(f"storage {key[:50]!r} does not have the size it should")
         file.seek(storage.nbytes, io.SEEK_CUR)

@@ -62,7 +62,7 @@ def _records(
 ) -> dict[str, Storage]:
     """Where each file in the archive lies: stored as is, apart, inside the archive."""
     found: dict[str, Storage] = {}
-    end = 0
+    end = 0  # of the files so far
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
         if info.is_dir():
             continue
@@ -73,6 +73,8 @@ def _records(
             )
         if info.compress_size != info.file_size or info.filename in found:
             raise ValueError(f"{name} in it has two sizes or stands there twice")
+        if not 0 <= info.header_offset < archive.start_dir:
+            raise ValueError(f"{name} in it is not where the index says")
         file.seek(info.header_offset)
         header = file.read(30)
         if len(header) < 30 or header[:4] != b"PK\3\4" or info.header_offset < end:
@@ -90,4 +92,8 @@ def _bytes_of(record: Storage | None) -> bytes:
         return b""
     if record.nbytes > _MAX_PICKLE_BYTES:
         raise ValueError(f"its pickle is larger than {_MAX_PICKLE_BYTES} bytes")
-    return StoredTensor(record, np.dtype("u1"), (record.nbytes,)).read().tobytes()
+    data = StoredTensor(record, np.dtype("u1"), (record.nbytes,))
+    try:
+        return data.read().tobytes()
+    except ValueError as error:
+        raise ValueError("its pickle has a wrong checksum") from error

@@ -140,6 +140,12 @@ def test_a_truncated_file_is_refused_when_it_is_opened(tmp_path, layout, kept):
     assert_refused(path, f"not a readable {kind} file .* it may be truncated, get it ")
 
 
+def test_a_stream_cut_within_the_size_of_an_empty_storage_is_refused(tmp_path):
+    path = save({"x": torch.zeros(0)}, tmp_path / "cut.ckpt", "torch legacy")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert_refused(path, "storage '[0-9]+' is cut short")
+
+
 # --- hostile zip archives ---
 
 
@@ -181,6 +187,14 @@ def test_an_entry_that_inflates_beyond_its_header_is_refused(tmp_path):
         entry(archive, "data/0").file_size = 10
 
     assert_refused(zip_with(tmp_path / "f.ckpt", change), "is compressed or encrypted")
+
+
+def test_a_pickle_with_a_wrong_checksum_is_refused_before_it_is_read(tmp_path):
+    path = save({"x": torch.zeros(5000)}, tmp_path / "f.ckpt", "torch zip")
+    path.write_bytes(
+        path.read_bytes().replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v1")
+    )
+    assert_refused(path, "its pickle has a wrong checksum")
 
 
 def test_a_stored_entry_of_two_sizes_is_refused(tmp_path):
