@@ -28,6 +28,7 @@ from ldm_jax.samplers.masked import Known, masked
 PyTree = Any
 Params = Mapping[str, PyTree]
 Batch = Mapping[str, jax.Array]
+Wrap = Callable[[DenoiseFn, Params, Conditioning], DenoiseFn]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +234,7 @@ def make_sample_fn(
     batch_size: int,
     latent_size: tuple[int, int],
     decode_chunk_size: int | None = None,
+    wrap: Wrap | None = None,
 ) -> Callable[..., Any]:
     """Noise to images as one pure function: jit it, shard it, differentiate it.
 
@@ -242,6 +244,9 @@ def make_sample_fn(
       batch_size: images per call.
       latent_size: height and width of the latents; any that the backbone takes.
       decode_chunk_size: images decoded at a time; None for all.
+      wrap: `(denoise_fn, params, cond) -> denoise_fn`, around the guided model: a limit
+        on x0, a second model, a function of one's own (see `guidance` and
+        `diffusion.denoise`). Arrays it needs may lie in further groups of `params`.
 
     Returns:
       `sample_fn(params, key, plan, conditioning=None, **uses) -> image` `[b H W 3]`,
@@ -282,7 +287,11 @@ def make_sample_fn(
         x = normal_like(keys["noise"], jnp.zeros(shape))
         if start is not None:
             x = plan.start.signal_scale * start + plan.start.noise_scale * x
-        denoise_fn = _guided(ldm, params, conditioning or {}, negative, guidance, shape)
+        scale = params["latent_scale"]
+        cond = ldm.condition(params, params, conditioning or {}, latent_scale=scale)
+        denoise_fn = _guided(ldm, params, cond, negative, guidance, batch_size)
+        if wrap is not None:
+            denoise_fn = wrap(denoise_fn, params, cond)
         run = sampler if known is None else masked(sampler, known, keys["known"])
         chosen = jnp.zeros((0,), jnp.int32) if preview_steps is None else preview_steps
         z, previews = sample_with_previews(
@@ -304,20 +313,19 @@ def make_sample_fn(
 def _guided(
     ldm: LatentDiffusion,
     params: Params,
-    conditioning: Batch,
+    cond: Conditioning,
     negative: Batch | None,
     guidance: Guidance | None,
-    shape: tuple[int, ...],
+    batch_size: int,
 ) -> DenoiseFn:
     """The model with its condition bound, and guided if asked to."""
-    scale = params["latent_scale"]
-    cond = ldm.condition(params, params, conditioning, latent_scale=scale)
     if guidance is None:
         return ldm.denoise_fn(params, cond)
-    if negative is not None:
-        uncond = ldm.condition(params, params, negative, latent_scale=scale)
+    if negative is None:
+        uncond = _inherit(ldm.null_condition(params, params, batch_size), cond)
     else:
-        uncond = _inherit(ldm.null_condition(params, params, shape[0]), cond)
+        scale = params["latent_scale"]
+        uncond = ldm.condition(params, params, negative, latent_scale=scale)
     doubled = ldm.denoise_fn(params, stack(uncond, cond))
     return guide(doubled, guidance, prediction=ldm.prediction)
 

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from ldm_jax import build
 from ldm_jax import sampling_inputs as inputs
 from ldm_jax.arrays import image_to_pixels, pixels_to_image
-from ldm_jax.latent_diffusion import LatentDiffusion, make_sample_fn
+from ldm_jax.latent_diffusion import LatentDiffusion, Wrap, make_sample_fn
 from ldm_jax.rng import example_keys
 from ldm_jax.samplers.masked import Known
 from ldm_jax.training import sharding
@@ -64,6 +64,7 @@ class Model:
         sampler: str | None = None,
         height: int | None = None,
         width: int | None = None,
+        wrap: Wrap | None = None,
         **options: Any,
     ) -> Callable[..., Float[jax.Array, "b H W 3"]]:
         """Noise to images in [-1, 1] as a pure function `(params, key, conditioning, ...)`.
@@ -78,7 +79,14 @@ class Model:
         section = self._section(sampler, steps, options)
         plan = build.sampling_plan(section, self.ldm.schedule)
         size = self._latent_size(height, width)
-        sample_fn = self._sample_fn(section["name"], batch_size, size)
+        sample_fn = make_sample_fn(
+            self.ldm,
+            build.sampler(section),
+            batch_size=batch_size,
+            latent_size=size,
+            decode_chunk_size=MAX_BATCH_PER_DEVICE,
+            wrap=wrap,
+        )
 
         def with_plan(params, key, conditioning=None, **uses):
             return sample_fn(params, key, plan, conditioning, **uses)

@@ -13,6 +13,7 @@ from tiny_latent_diffusion import (
     tiny_params,
 )
 
+from ldm_jax.guidance import autoguidance
 from ldm_jax.model import Model
 from ldm_jax.nn.conditioning import Conditioning
 from ldm_jax.samplers import SAMPLERS
@@ -179,6 +180,26 @@ def test_every_sampler_draws_and_the_pure_function_agrees(classes, name):
     image = jax.jit(sample_fn)(classes.params, jax.random.key(0), labels)
     expected = (np.asarray(image) + 1) * 127.5
     assert np.abs(pixels - expected).max() <= 1
+
+
+def test_a_wrapper_of_one_s_own_and_a_second_model_guide(classes):
+    """Autoguidance by weights that are passed along; scale 1 is no guidance."""
+    weak = jax.tree.map(lambda p: 0.5 * p, classes.params["backbone"])
+    labels = {"class_label": jnp.arange(2)}
+
+    def draw(scale):
+        def wrap(denoise_fn, params, cond):
+            weak_fn = classes.ldm.denoise_fn({"backbone": params["weak"]}, cond)
+            return autoguidance(denoise_fn, weak_fn, scale)
+
+        sample_fn = classes.make_sample_fn(steps=3, batch_size=2, wrap=wrap)
+        params = classes.params | {"weak": weak}
+        return jax.jit(sample_fn)(params, jax.random.key(0), labels)
+
+    plain = classes.make_sample_fn(steps=3, batch_size=2)
+    expected = plain(classes.params, jax.random.key(0), labels)
+    np.testing.assert_allclose(draw(1.0), expected, atol=1e-4)
+    assert np.abs(draw(3.0) - expected).max() > 1e-3
 
 
 MISTAKES = [
