@@ -75,6 +75,7 @@ def test_opening_reads_no_tensor_and_each_read_gives_a_new_array(tmp_path, zippe
     assert (stored.shape, stored.dtype) == ((2, 3), np.float32)
     first, second = stored.read(), stored.read()
     first[:] = 0
+    assert stored.nbytes == np.asarray(stored).nbytes == 24
     np.testing.assert_array_equal(second, np.arange(6.0).reshape(2, 3))
     path.unlink()
     with pytest.raises(FileNotFoundError):
