@@ -1,6 +1,7 @@
 """Our modules and their parameter shapes from plain config sections."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,7 @@ def text_encoder_of(section: Section) -> TextEncoder:
     return encoder
 
 
+@functools.lru_cache(maxsize=16)
 def unet_shapes(unet: UNet, in_channels: int, tokens_dim: int | None) -> Shapes:
     """Shapes of a U-Net's parameters by flat name."""
     side = unet.downsampling_factor
@@ -63,6 +65,7 @@ def unet_shapes(unet: UNet, in_channels: int, tokens_dim: int | None) -> Shapes:
     return _shapes(init)
 
 
+@functools.lru_cache(maxsize=16)
 def autoencoder_shapes(autoencoder: Autoencoder) -> Shapes:
     """Shapes of a first stage's parameters by flat name."""
     side = autoencoder.downsampling_factor
@@ -70,6 +73,7 @@ def autoencoder_shapes(autoencoder: Autoencoder) -> Shapes:
     return _shapes(lambda key: autoencoder.init(key, image, key))
 
 
+@functools.lru_cache(maxsize=16)
 def text_encoder_shapes(encoder: TextEncoder) -> Shapes:
     """Shapes of a text encoder's parameters by flat name."""
     tokens = jnp.zeros((1, encoder.max_length), jnp.int32)

@@ -1,41 +1,17 @@
 """diffusers and transformers (torch), importable, and tiny models of them with random weights."""
 
-import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+from tests.parity.torch_transformers import import_transformers, ldm_bert, randomised
 
+transformers = import_transformers()
 
-def _make_torchvision_importable():
-    """A torchvision whose compiled part does not load lacks two operators: declare them."""
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        pass
-    except RuntimeError:
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for op in ("nms", "qnms"):
-            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            _LIBRARY.define(op + signature)
-
-
-_make_torchvision_importable()
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import diffusers
-    import transformers
-    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
-        LDMBertConfig,
-        LDMBertModel,
-    )
+import diffusers
 
 diffusers.utils.logging.set_verbosity_error()
-transformers.utils.logging.set_verbosity_error()
 diffusers.utils.logging.disable_progress_bar()
 
 PUBLISHED_SCHEDULE = {
@@ -47,28 +23,32 @@ PUBLISHED_SCHEDULE = {
 
 
 def randomize(model, seed=0):
-    """Random weights with which activations keep their size; nothing stays zero."""
-    generator = torch.Generator().manual_seed(seed)
+    """`randomised`, and convolutions that keep their input's variance."""
+    randomised(model, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            is_matrix = parameter.ndim > 1
-            scale = 0.7 / parameter[0].numel() ** 0.5 if is_matrix else 0.1
-            if "embed" in name and is_matrix:
-                scale = 1.0
-            offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            parameter.copy_(noise * scale + offset)
-    return model.eval().requires_grad_(False)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                fan_in = module.weight[0].numel()
+                module.weight.normal_(0, fan_in**-0.5, generator=generator)
+            if isinstance(module, torch.nn.GroupNorm):
+                module.weight.normal_(1, 0.1, generator=generator)
+    return model
 
 
 def unet(kind, widths, blocks, **fields):
-    """A U-Net; `blocks` are the prefixes of its levels, such as ("", "Attn")."""
+    """A U-Net; `blocks` are the kinds of its levels: "", "Attn", "CrossAttn", "Resnet"."""
     fields = {"sample_size": 16, "layers_per_block": 1, **fields}
+
+    def types(way, blocks):
+        way = {True: f"{way}sample", False: way}
+        return [f"{block}{way[block == 'Resnet']}Block2D" for block in blocks]
+
     return randomize(
         getattr(diffusers, kind)(
             block_out_channels=widths,
-            down_block_types=[f"{block}DownBlock2D" for block in blocks],
-            up_block_types=[f"{block}UpBlock2D" for block in reversed(blocks)],
+            down_block_types=types("Down", blocks),
+            up_block_types=types("Up", blocks[::-1]),
             **fields,
         )
     )
@@ -101,16 +81,17 @@ def clip_text(width=32, layers=2, **fields):
     return randomize(transformers.CLIPTextModel(config))
 
 
-def ldm_bert(width=32, layers=2):
+def bert_text(width=32, layers=2):
     """diffusers' LDMBertModel with BERT's vocabulary."""
-    config = LDMBertConfig(
+    make_config, make_model = ldm_bert()
+    config = make_config(
         encoder_layers=layers,
         encoder_ffn_dim=4 * width,
         encoder_attention_heads=4,
         head_dim=8,
         d_model=width,
     )
-    return randomize(LDMBertModel(config))
+    return randomize(make_model(config))
 
 
 def tokenizer(kind, folder: Path):
@@ -131,3 +112,69 @@ def nchw(x):
 def nhwc(x):
     """`[b c h w]` torch -> `[b h w c]` numpy."""
     return x.numpy().transpose(0, 2, 3, 1)
+
+
+def ldm_pipeline():
+    """Tiny LDMPipeline; its first stage is VQ."""
+    network = unet("UNet2DModel", (32, 64), ("", "Attn"), attention_head_dim=16)
+    return diffusers.LDMPipeline(_vq(), network, scheduler())
+
+
+def super_resolution_pipeline():
+    """Tiny LDMSuperResolutionPipeline."""
+    network = unet(
+        "UNet2DModel",
+        (32, 64),
+        ("", "Attn"),
+        attention_head_dim=16,
+        in_channels=6,
+        out_channels=3,
+    )
+    return diffusers.LDMSuperResolutionPipeline(_vq(), network, scheduler())
+
+
+def text_pipeline(tokenizer_folder):
+    """Tiny LDMTextToImagePipeline."""
+    return diffusers.LDMTextToImagePipeline(
+        _kl(),
+        bert_text(),
+        transformers.BertTokenizer.from_pretrained(tokenizer_folder),
+        _text_unet(attention_head_dim=4),
+        scheduler(),
+    )
+
+
+def stable_diffusion(tokenizer_folder, *, inpaint=False, act="quick_gelu", **fields):
+    """Tiny StableDiffusionPipeline, or the inpainting one; `fields` are the U-Net's."""
+    classes = (
+        diffusers.StableDiffusionPipeline,
+        diffusers.StableDiffusionInpaintPipeline,
+    )
+    fields = {"attention_head_dim": 4, "in_channels": 9 if inpaint else 4, **fields}
+    prediction = "v_prediction" if fields.get("use_linear_projection") else "epsilon"
+    return classes[inpaint](
+        vae=_kl(),
+        text_encoder=clip_text(hidden_act=act),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(tokenizer_folder),
+        unet=_text_unet(**fields),
+        scheduler=scheduler(
+            steps_offset=1, set_alpha_to_one=False, prediction_type=prediction
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _vq():
+    return first_stage("VQModel", (32, 64), num_vq_embeddings=64, scaling_factor=1.0)
+
+
+def _kl():
+    return first_stage("AutoencoderKL", (32, 32, 32, 32), sample_size=64)
+
+
+def _text_unet(**fields):
+    blocks = ("CrossAttn", "")
+    fields = {"cross_attention_dim": 32, "sample_size": 8, **fields}
+    return unet("UNet2DConditionModel", (32, 64), blocks, **fields)
