@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -85,10 +86,7 @@ def describe(infos: Infos) -> dict[str, Any]:
     """The fields of a `Report` that follow from names, shapes and dtypes alone."""
     sizes: Counter[str] = Counter()
     for name, (_, shape) in infos.items():
-        size = 1
-        for n in shape:
-            size *= n
-        sizes[_part_of(name)] += size
+        sizes[_part_of(name)] += math.prod(shape)
     dtypes = Counter(dtype.name for dtype, _ in infos.values())
     has_ema = any(
         name.startswith("model_ema.") and shape for name, (_, shape) in infos.items()
@@ -98,6 +96,11 @@ def describe(infos: Infos) -> dict[str, Any]:
         "sizes": dict(sorted(sizes.items())),
         "has_ema": has_ema,
     }
+
+
+def num_elements(infos: Infos) -> int:
+    """Number of scalars in all tensors."""
+    return sum(math.prod(shape) for _, shape in infos.values())
 
 
 def compare(found: Match) -> dict[str, Any]:
