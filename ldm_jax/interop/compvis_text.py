@@ -12,6 +12,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from ldm_jax.conditioners import ClipText
 from ldm_jax.interop.diffusers_text import CLIP_TEXT_RULES, Rules
 from ldm_jax.lazy_array import LazyArray, read_array
 
-State = Mapping[str, LazyArray | np.ndarray]
+State = Mapping[str, Any]  # name -> array, or what has a shape, a dtype and `read`
 
 _ATTENTION = (
     (r"0", "norm1"),
@@ -86,28 +87,21 @@ def clip_text_rules(conditioner: ClipText) -> Rules:
     return OPEN_CLIP_RULES if conditioner.activation == "gelu" else HF_CLIP_RULES
 
 
-def split_in_proj(state: State) -> dict[str, LazyArray | np.ndarray]:
+def split_in_proj(state: State) -> dict[str, Any]:
     """`<path>.in_proj_{weight,bias}` as `<path>.in_proj.{query,key,value}.{weight,bias}`.
 
     Args:
-      state: tensors in torch layout, under any prefix; lazy ones are not read.
-
-    Raises:
-      ValueError: names a projection that is not three in one.
+      state: tensors in torch layout, under any prefix; lazy ones are not read. Those
+        whose length is not a multiple of three stay as they are.
     """
     split = dict(state)
     for name, fused in state.items():
         path, _, last = name.rpartition(".in_proj_")
-        if not path or last not in _LEAVES:
+        is_fused = bool(path) and last in _LEAVES and len(fused.shape) > 0
+        if not is_fused or fused.shape[0] % 3:
             continue
-        length, rest = divmod(fused.shape[0], 3)
-        if rest:
-            raise ValueError(
-                f"{name} has shape {list(fused.shape)}, which is not three projections "
-                "in one: is the file a CLIP text encoder?"
-            )
         del split[name]
-        shape = (length, *fused.shape[1:])
+        shape = (fused.shape[0] // 3, *fused.shape[1:])
         for index, part in enumerate(_PARTS):
             read = functools.partial(_third, fused, index)
             array = LazyArray(shape, np.dtype(fused.dtype), read)
@@ -115,7 +109,7 @@ def split_in_proj(state: State) -> dict[str, LazyArray | np.ndarray]:
     return split
 
 
-def join_in_proj(state: State) -> dict[str, LazyArray | np.ndarray]:
+def join_in_proj(state: State) -> dict[str, Any]:
     """The inverse of `split_in_proj`.
 
     Raises:
@@ -142,9 +136,9 @@ def join_in_proj(state: State) -> dict[str, LazyArray | np.ndarray]:
     return joined
 
 
-def _third(fused: LazyArray | np.ndarray, index: int) -> np.ndarray:
+def _third(fused: Any, index: int) -> np.ndarray:
     return np.split(read_array(fused), 3)[index]
 
 
-def _concatenated(parts: Sequence[LazyArray | np.ndarray]) -> np.ndarray:
+def _concatenated(parts: Sequence[Any]) -> np.ndarray:
     return np.concatenate([read_array(part) for part in parts])
