@@ -149,9 +149,8 @@ def test_saved_files_load_here_and_in_transformers(tmp_path, name, pad):
     np.testing.assert_array_equal(again(TEXTS), tokenizer(TEXTS))
 
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
-    assert type(theirs).__name__ == {"clip": "CLIPTokenizer", "bert": "BertTokenizer"}[
-        name
-    ]
+    kind = {"clip": "CLIPTokenizer", "bert": "BertTokenizer"}[name]
+    assert type(theirs).__name__ == kind
     assert theirs.model_max_length == 33 and len(theirs) == tokenizer.vocab_size
     texts = [text for text in TEXTS if pad == "" or pad not in text]
     np.testing.assert_array_equal(ids_of(theirs, texts, 33), tokenizer(texts))
