@@ -9,6 +9,9 @@ Diffusion code, a diffusers folder, or a workdir (to export). Nothing in a file 
 imported model is a workdir like any other: sample.py, evaluate.py and train.py take it.
 """
 
+# Flags that are required are strings.
+# pyright: reportArgumentType=false
+
 import importlib.util
 from functools import partial
 from pathlib import Path

@@ -23,7 +23,14 @@ from ldm_jax.latent_diffusion import measure_latent_scale
 from ldm_jax.rng import named_key
 from ldm_jax.run_data import Batch, Run, loader, train_source
 from ldm_jax.run_hooks import checkpoint_meta, make_hooks
-from ldm_jax.training import checkpoints, compilation, loop, metrics, sharding
+from ldm_jax.training import (
+    checkpoints,
+    compilation,
+    loop,
+    metrics,
+    sharding,
+    warm_start,
+)
 from ldm_jax.training.state import TrainState, create_state
 from ldm_jax.training.step import train_step
 from ldm_jax.training.throughput import Throughput, peak_flops
@@ -164,14 +171,18 @@ def _initial_state(run: Run, manager: Any) -> tuple[TrainState, PyTree]:
     create = create_fn(run.config, run.experiment)
     shapes = jax.eval_shape(create, run.key)
     shardings = sharding.infer_shardings(shapes, run.mesh)
-    if manager.latest_step() is not None:
+    step = manager.latest_step()
+    if step is not None and warm_start.has_optimizer_state(run.workdir, step):
         target = sharding.with_shardings(shapes, shardings)
         state, _ = checkpoints.restore_state(manager, target)
         logger.info("resuming %s at step %d", run.workdir, int(state.step))
         return state, shardings
-    given = _pretrained_groups(run, shapes)
-    checkpoints.check_free_space(run.workdir, trees.num_bytes(shapes), 0)
+    given = {} if step is not None else _pretrained_groups(run, shapes)
+    checkpoints.check_free_space(run.workdir, trees.num_bytes(shapes), step or 0)
     state = jax.jit(create, out_shardings=shardings)(run.key)
+    if step is not None:
+        logger.info("training goes on from the parameters of step %d", step)
+        return warm_start.start_from(state, run.workdir, step), shardings
     state = _with_groups(state, given, shardings)
     if run.config.task == "denoising" and run.config.latent.scale_by_std:
         scale = _measured_scale(run)

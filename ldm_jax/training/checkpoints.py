@@ -136,7 +136,7 @@ def restore_state(
     trees = {name: getattr(target, name) for name in ITEMS}
     trees = {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
     for name, tree in trees.items():
-        _check_matches(
+        check_matches(
             tree, _stored_shapes(directory, step, name), name, directory, step
         )
     args = {name: ocp.args.StandardRestore(tree) for name, tree in trees.items()}
@@ -288,10 +288,14 @@ def _stored_shapes(directory: Path, step: int, item: str) -> PyTree:
     return item_shapes(directory, step, item)
 
 
-def _check_matches(
+def check_matches(
     target: PyTree, stored: PyTree, item: str, directory: Path, step: int
 ) -> None:
-    """Name the first leaf that differs; orbax would cast dtypes silently."""
+    """Compare the leaves of an item with those on disk; orbax would cast them silently.
+
+    Raises:
+      CheckpointError: names the first leaf that differs.
+    """
     wanted, found = flatten(target), flatten(stored)
     where = f"the checkpoint of step {step} in {directory}"
     advice = "use the config that it was trained with, or another workdir"
