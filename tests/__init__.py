@@ -1,0 +1,1 @@
+"""Tests; a package, so that another distribution's `tests` cannot take its name."""
