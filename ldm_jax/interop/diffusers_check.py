@@ -98,6 +98,7 @@ def _conditioner(section: Sections) -> dict[str, Any]:
 
 
 def _diffusion(section: Sections) -> dict[str, Any]:
-    return {
-        f"schedule.{name}": value for name, value in section["schedule"].items()
-    } | {"prediction": section["prediction"]}
+    schedule = {"zero_terminal_snr": False} | dict(section["schedule"])
+    return {f"schedule.{name}": value for name, value in schedule.items()} | {
+        "prediction": section["prediction"]
+    }

@@ -43,8 +43,7 @@ def diffusion_section(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if name != "cosine":
         schedule["beta_start"] = config.get("beta_start", 1e-4)
         schedule["beta_end"] = config.get("beta_end", 2e-2)
-    if config.get("rescale_betas_zero_snr", False):
-        schedule["zero_terminal_snr"] = True
+    schedule["zero_terminal_snr"] = config.get("rescale_betas_zero_snr", False)
     prediction = config.get("prediction_type", "epsilon")
     ours = {v: k for k, v in _PREDICTIONS.items()}[prediction]
     return {"schedule": schedule, "prediction": ours}
@@ -74,10 +73,15 @@ def scheduler_config(
       final: "clean" or "first", as in `make_levels`.
 
     Raises:
-      ValueError: for a schedule that diffusers does not know.
+      ValueError: for a schedule or a prediction that diffusers does not know.
     """
-    schedule = dict(diffusion["schedule"])
+    schedule, prediction = dict(diffusion["schedule"]), diffusion["prediction"]
     name = schedule.pop("name")
+    if prediction not in _PREDICTIONS:
+        raise ValueError(
+            f"no scheduler of these diffusers pipelines has diffusion.prediction "
+            f"{prediction!r}: export with --format=compvis"
+        )
     if name not in _SCHEDULES or schedule.get("offset", 8e-3) != 8e-3:
         raise ValueError(
             f"diffusers has no noise schedule like diffusion.schedule {name!r} with "
@@ -87,7 +91,7 @@ def scheduler_config(
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": schedule.get("num_timesteps", 1000),
         "beta_schedule": _SCHEDULES[name],
-        "prediction_type": _PREDICTIONS[diffusion["prediction"]],
+        "prediction_type": _PREDICTIONS[prediction],
         "rescale_betas_zero_snr": bool(schedule.get("zero_terminal_snr", False)),
         "timestep_spacing": "leading",
         "steps_offset": steps_offset,

@@ -171,7 +171,7 @@ def _vq():
 
 
 def _kl():
-    return first_stage("AutoencoderKL", (32, 32, 32, 32), sample_size=64)
+    return first_stage("AutoencoderKL", (32, 32), sample_size=16)
 
 
 def _text_unet(**fields):
