@@ -24,6 +24,7 @@ from ldm_jax.diffusion.schedules import Level
 from ldm_jax.rng import step_key
 
 PyTree = Any
+HostOrTraced = Array | np.ndarray  # what rows hold: tables on the host, then tracers
 
 # A plan without steps still needs the shape of a row.
 _IDLE_STEP = Level(np.array([0.0, 0.0]), np.array([0.8, 1.0]), np.array([0.6, 0.0]))

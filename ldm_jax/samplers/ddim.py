@@ -1,30 +1,30 @@
 """DDIM (Song et al. 2021): deterministic at eta = 0, DDPM's noise at eta = 1.
 
-It is also Euler's method. On `dx/dsigma` in the coordinates of Karras et al. 2022
-(x / signal_scale, sigma = noise_scale / signal_scale), and on the velocity of a rectified
-flow, an Euler step is `x' = signal_scale' x0 + noise_scale' eps`: DDIM at eta = 0; and
-k-diffusion's ancestral Euler step, `sigma_up` included, is DDIM at the same eta.
+At eta = 0 it is also Euler's method (see `euler`), and k-diffusion's ancestral Euler step,
+`sigma_up` included, is DDIM at the same eta; diffusers' `EulerAncestralDiscreteScheduler`
+has eta = 1. diffusers' `DDIMScheduler` gives the same numbers on the same levels: its last
+step leads to clean data with `set_alpha_to_one=True`, else to the first timestep.
 """
 
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ldm_jax.arrays import normal_like
 from ldm_jax.diffusion.process import posterior
 from ldm_jax.diffusion.schedules import Level
-from ldm_jax.samplers.base import Sampler, no_state, pairs
+from ldm_jax.samplers.base import HostOrTraced, Sampler, no_state, pairs
 
 
 class Row(NamedTuple):
     """One step: from `level` to `signal_scale x0 + eps_scale eps + noise_scale noise`."""
 
     level: Level
-    signal_scale: Float[Array, ""]
-    eps_scale: Float[Array, ""]
-    noise_scale: Float[Array, ""]
+    signal_scale: Float[HostOrTraced, ""]
+    eps_scale: Float[HostOrTraced, ""]
+    noise_scale: Float[HostOrTraced, ""]
 
 
 def _rows(levels: Level, *, eta: float = 0.0, temperature: float = 1.0) -> Row:
@@ -50,5 +50,4 @@ def _step(denoise_fn, x, state, row: Row, key):
 
 
 DDIM = Sampler(_rows, no_state, _step)
-EULER = Sampler(lambda levels: _rows(levels), no_state, _step)
 EULER_ANCESTRAL = Sampler(partial(_rows, eta=1.0), no_state, _step)

@@ -1,23 +1,27 @@
-"""DDPM ancestral sampling (Ho et al. 2020, algorithm 2), also on a strided grid."""
+"""DDPM ancestral sampling (Ho et al. 2020, algorithm 2), also on a strided grid.
+
+diffusers' `DDPMScheduler` gives the same numbers on the same levels with `fixed_small`
+variance, and with `fixed_large` except that its last step adds noise as well.
+"""
 
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ldm_jax.arrays import normal_like
 from ldm_jax.diffusion.process import posterior
 from ldm_jax.diffusion.schedules import Level
-from ldm_jax.samplers.base import Sampler, no_state, pairs
+from ldm_jax.samplers.base import HostOrTraced, Sampler, no_state, pairs
 
 
 class Row(NamedTuple):
     """One step: from x at `level` to `coef_x0 x0 + coef_x x + noise_scale noise`."""
 
     level: Level
-    coef_x0: Float[Array, ""]
-    coef_x: Float[Array, ""]
-    noise_scale: Float[Array, ""]
+    coef_x0: Float[HostOrTraced, ""]
+    coef_x: Float[HostOrTraced, ""]
+    noise_scale: Float[HostOrTraced, ""]
 
 
 def _rows(

@@ -103,7 +103,8 @@ def karras(
 
 def log_snr(schedule: Schedule, num_steps: int) -> Float[np.ndarray, " s"]:
     """The logarithm of the signal-to-noise ratio equally spaced from T-1 to 0."""
-    return np.geomspace(*_sigmas(schedule)[[-1, 0]], num_steps)
+    first, last = _sigmas(schedule)[[-1, 0]]
+    return np.geomspace(first, last, num_steps)
 
 
 def align_your_steps(schedule: Schedule, num_steps: int) -> Float[np.ndarray, " s"]:
