@@ -14,7 +14,7 @@ def import_transformers():
     They import torchvision, which without its compiled operators fails until two of them
     are declared.
     """
-    _import_torchvision()
+    import_torchvision()
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -52,7 +52,8 @@ def randomised(model, seed=0):
     return model.eval().requires_grad_(False)
 
 
-def _import_torchvision():
+def import_torchvision():
+    """A torchvision without its compiled part lacks two operators: declare them."""
     warnings.filterwarnings("ignore", module="torchvision")
     try:
         import torchvision
