@@ -1,1 +1,1 @@
-"""Metrics of reconstructions and samples."""
+"""Metrics of reconstructions and samples, and the protocol that they belong to."""
