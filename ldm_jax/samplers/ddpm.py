@@ -1,7 +1,8 @@
 """DDPM ancestral sampling (Ho et al. 2020, algorithm 2), also on a strided grid.
 
 diffusers' `DDPMScheduler` gives the same numbers on the same levels with `fixed_small`
-variance, and with `fixed_large` except that its last step adds noise as well.
+variance, and with `fixed_large` but for the last step: that adds noise too, unless it
+starts from timestep 0.
 """
 
 from typing import Literal, NamedTuple

@@ -56,7 +56,7 @@ def churned_rows(
 
     Sigma is never raised above that of the first level. The timestep of a raised level is
     interpolated between those visited, in the angle of (signal_scale, noise_scale): within
-    about one of 1000 from 20 steps on.
+    about two of 1000 from 20 steps on.
     """
     if not churn >= 0:
         raise ValueError(f"churn is {churn}: give a number from 0 on")

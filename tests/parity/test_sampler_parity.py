@@ -14,7 +14,7 @@ from ldm_jax.diffusion.predictions import EPS
 from ldm_jax.diffusion.schedules import linear
 from ldm_jax.guidance import classifier_free
 from ldm_jax.rng import step_key
-from ldm_jax.samplers import SAMPLERS, make_levels, sample
+from ldm_jax.samplers import SAMPLERS, make_levels, pad, sample
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden/sampler_trajectories.npz"
 SCHEDULE = linear(beta_start=0.00085, beta_end=0.012)
@@ -59,10 +59,11 @@ def test_trajectories_end_where_the_original_s_end(name):
     if scale is not None:
         both = np.concatenate([golden["in/uc"], golden["in/c"]])
         denoise_fn = classifier_free(golden_denoise_fn(both), scale)
+    draw = jax.jit(lambda plan: sample(denoise_fn, sampler, plan, x_T, KEY))
     for num_steps in (5, 10, 20, 50):
         expected = golden["out/" + name.format(num_steps)].transpose(0, 2, 3, 1)
         plan = sampler.plan(make_levels(SCHEDULE, num_steps, **levels))
-        assert_within(sample(denoise_fn, sampler, plan, x_T, KEY), expected, 1e-5)
+        assert_within(draw(pad(plan, 64)), expected, 1e-5)
 
 
 # --- diffusers ---
@@ -106,7 +107,7 @@ def our_trajectory(name, options, levels, x):
     return np.stack(trajectory)
 
 
-def diffusers_trajectory(monkeypatch, scheduler, levels, x_T):
+def diffusers_trajectory(monkeypatch, scheduler, levels, x_T, **step_options):
     """x after each step, from its calls of the model, with our noise as its noise."""
     torch = pytest.importorskip("torch")
     trajectory = []
@@ -125,7 +126,8 @@ def diffusers_trajectory(monkeypatch, scheduler, levels, x_T):
     for index, t in enumerate(scheduler.timesteps):
         model_input = jnp.asarray(scheduler.scale_model_input(x, t).numpy())
         eps = np.array(random_eps_fn()(model_input, float(t)))
-        x = scheduler.step(torch.from_numpy(eps), t, x).prev_sample
+        eps = torch.from_numpy(eps)
+        x = scheduler.step(eps, t, x, **step_options).prev_sample
         if not is_halfway(scheduler, index):
             trajectory.append(x.numpy() * scales[len(trajectory) + 1])
     return np.stack(trajectory)
@@ -141,15 +143,19 @@ def is_halfway(scheduler, index):
     return is_heun and not scheduler.state_in_first_order and not is_last
 
 
-TRAILING = {"grid": "trailing"}
+TRAILING, LEADING = {"grid": "trailing"}, {"grid": "leading"}
+LARGE = {"variance_type": "fixed_large", "timestep_spacing": "leading"}
+UNCLIPPED = {"clip_sample": False}
 TO_FIRST = {"grid": "trailing", "final": "first"}
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 SIGMA_MIN = {"final_sigmas_type": "sigma_min"}
 # ours, options, levels; theirs, options
 SCHEDULERS = [
-    ("ddpm", {}, TRAILING, "DDPM", {"clip_sample": False}),
-    ("ddim", {}, TRAILING, "DDIM", {"clip_sample": False}),
-    ("ddim", {}, TO_FIRST, "DDIM", {"clip_sample": False, "set_alpha_to_one": False}),
+    ("ddpm", {}, TRAILING, "DDPM", UNCLIPPED),
+    ("ddpm", {"variance": "beta"}, LEADING, "DDPM", UNCLIPPED | LARGE),
+    ("ddim", {}, TRAILING, "DDIM", UNCLIPPED),
+    ("ddim", {"eta": 0.7}, TRAILING, "DDIM", UNCLIPPED),
+    ("ddim", {}, TO_FIRST, "DDIM", UNCLIPPED | {"set_alpha_to_one": False}),
     ("plms", {}, TRAILING, "PNDM", {"set_alpha_to_one": True}),
     ("plms", {}, TO_FIRST, "PNDM", {}),
     ("euler", {}, TRAILING, "EulerDiscrete", {}),
@@ -210,7 +216,10 @@ def test_diffusers_takes_the_same_steps(
     for num_steps in (10, 20):
         levels = make_levels(SCHEDULE, num_steps, **grid)
         scheduler = make_scheduler(theirs, their_options, options, levels)
-        expected = diffusers_trajectory(monkeypatch, scheduler, levels, x_T)
+        step_options = options if theirs == "DDIM" else {}
+        expected = diffusers_trajectory(
+            monkeypatch, scheduler, levels, x_T, **step_options
+        )
         actual = our_trajectory(name, options, levels, x_T)
         assert actual.shape == expected.shape == (num_steps, *x_T.shape)
         for ours, other in zip(actual, expected, strict=True):
