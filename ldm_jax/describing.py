@@ -5,6 +5,8 @@
 # pyright: reportArgumentType=false, reportCallIssue=false
 
 import dataclasses
+import functools
+import json
 from typing import Any
 
 import jax
@@ -49,7 +51,16 @@ def describe(config: ConfigDict) -> Description:
     Raises:
       ValueError: for a bad config, or a model that the format has no place for.
     """
-    experiment = build.experiment(config)
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.autoencoder.checkpoint = ""  # has no say in it
+    return _describe(config.to_json_best_effort(sort_keys=True))
+
+
+@functools.lru_cache(maxsize=8)
+def _describe(config_json: str) -> Description:
+    """Once for every config of a process: it takes a second."""
+    experiment = build.experiment(ConfigDict(json.loads(config_json)))
     params, collections = jax.eval_shape(experiment.init, jax.random.key(0))
     if experiment.ldm is None:
         batch_stats = collections.get("discriminator", {})

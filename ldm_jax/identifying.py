@@ -69,7 +69,7 @@ def identify(infos: Infos, candidates: Candidates) -> Identity:
         return Identity((), "", match(infos, ()))
     nearest = max(scores, key=lambda name: scores[name])
     result = found.get(nearest) or compare(infos, configs[nearest])
-    return Identity((), nearest, result)
+    return Identity((nearest,) if result.is_exact else (), nearest, result)
 
 
 def compare(infos: Infos, config: ConfigDict) -> Match:
@@ -87,7 +87,7 @@ def telling_shapes(config: ConfigDict) -> dict[str, Shape]:
     unet = config.backbone
     width, blocks = unet.model_channels, unet.num_res_blocks
     levels = len(unet.channel_mult)
-    last = f"{DENOISER}input_blocks.{levels * (blocks + 1) - 1}.0.in_layers.0.weight"
+    last = f"{DENOISER}input_blocks.{levels * (blocks + 1) - 1}.0.out_layers.0.weight"
     middle = width * unet.channel_mult[-1]
     has_transformer = unet.get("attention", "plain") == "transformer"
     norm = f"{DENOISER}middle_block.1.transformer_blocks.0.norm1.weight"

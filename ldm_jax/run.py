@@ -171,18 +171,23 @@ def _initial_state(run: Run, manager: Any) -> tuple[TrainState, PyTree]:
     create = create_fn(run.config, run.experiment)
     shapes = jax.eval_shape(create, run.key)
     shardings = sharding.infer_shardings(shapes, run.mesh)
+    target = sharding.with_shardings(shapes, shardings)
     step = manager.latest_step()
     if step is not None and warm_start.has_optimizer_state(run.workdir, step):
-        target = sharding.with_shardings(shapes, shardings)
         state, _ = checkpoints.restore_state(manager, target)
         logger.info("resuming %s at step %d", run.workdir, int(state.step))
         return state, shardings
-    given = {} if step is not None else _pretrained_groups(run, shapes)
     checkpoints.check_free_space(run.workdir, trees.num_bytes(shapes), step or 0)
-    state = jax.jit(create, out_shardings=shardings)(run.key)
     if step is not None:
+        stored = warm_start.read(target, run.workdir, step)
+        start = jax.jit(
+            lambda key, stored: warm_start.filled(create(key), stored, step),
+            out_shardings=shardings,
+        )
         logger.info("training goes on from the parameters of step %d", step)
-        return warm_start.start_from(state, run.workdir, step), shardings
+        return start(run.key, stored), shardings
+    given = _pretrained_groups(run, shapes)
+    state = jax.jit(create, out_shardings=shardings)(run.key)
     state = _with_groups(state, given, shardings)
     if run.config.task == "denoising" and run.config.latent.scale_by_std:
         scale = _measured_scale(run)

@@ -20,51 +20,58 @@ def has_optimizer_state(workdir: str | Path, step: int) -> bool:
     return (checkpoints.checkpoint_dir(workdir) / str(step) / "opt_state").exists()
 
 
-def start_from(state: TrainState, workdir: str | Path, step: int) -> TrainState:
-    """A fresh state with all that the checkpoint of `step` holds put into it.
-
-    What it lacks stays fresh (the optimizer's state, a discriminator), but for averages
-    of parameters that it does hold: they start from these.
+def read(target: TrainState, workdir: str | Path, step: int) -> dict[str, PyTree]:
+    """What a checkpoint holds of a state: groups of its items, on devices.
 
     Args:
-      state: on devices; its layout is kept.
+      target: shapes, dtypes and shardings of the whole state.
 
     Raises:
       CheckpointError: if it is damaged, or belongs to another model: the message names
         the first parameter that differs.
     """
-    params = _filled(state.params, workdir, step, "params")
+    return {
+        item: _read_item(getattr(target, item) or {}, workdir, step, item)
+        for item in ("params", "ema", "collections")
+    }
+
+
+def filled(state: TrainState, stored: dict[str, PyTree], step: int) -> TrainState:
+    """A fresh state with all that was read put into it; pure, for `jax.jit`.
+
+    What the checkpoint lacked stays fresh (the optimizer's state, a discriminator), but
+    for averages of parameters that it held: they start from these.
+    """
+    params = {**state.params, **stored["params"]}
     ema = state.ema
     if ema is not None:
+        # A copy: params and averages are updated in place, each its own.
         started = {
-            name: jax.tree.map(_as, params[name], tree) for name, tree in ema.items()
+            name: jax.tree.map(lambda x: jnp.array(x, jnp.float32), params[name])
+            for name in ema
         }
-        ema = _filled(started, workdir, step, "ema")
-    collections = _filled(state.collections, workdir, step, "collections")
-    counter = jax.device_put(jnp.array(step, jnp.int32), state.step.sharding)
+        ema = {**started, **stored["ema"]}
     return dataclasses.replace(
-        state, step=counter, params=params, ema=ema, collections=collections
+        state,
+        step=jnp.int32(step),
+        params=params,
+        ema=ema,
+        collections={**state.collections, **stored["collections"]},
     )
 
 
-def _filled(
-    fresh: dict[str, PyTree], workdir: str | Path, step: int, item: str
+def _read_item(
+    target: dict[str, PyTree], workdir: str | Path, step: int, item: str
 ) -> dict[str, PyTree]:
-    """`fresh` with the groups that a checkpoint has of an item."""
+    """The groups of an item that are both stored and wanted."""
     stored = streaming.open_item(workdir, item, step=step)
     if item == "ema":  # a run may keep fewer averages than the file had
-        stored = {name: tree for name, tree in stored.items() if name in fresh}
-    shared = {name: tree for name, tree in fresh.items() if name in stored}
+        stored = {name: tree for name, tree in stored.items() if name in target}
+    shared = {name: tree for name, tree in target.items() if name in stored}
     directory = checkpoints.checkpoint_dir(workdir)
     checkpoints.check_matches(shared, stored, item, directory, step)
     leaves = trees.flatten(stored)
-    read = trees.map_with_name(
+    return trees.map_with_name(
         lambda name, leaf: jax.device_put(read_array(leaves[name]), leaf.sharding),
         shared,
     )
-    return {**fresh, **read}
-
-
-def _as(value: jax.Array, like: jax.Array) -> jax.Array:
-    """A copy in fresh buffers: the state is donated to the first step."""
-    return jax.device_put(jnp.array(value, like.dtype), like.sharding)
