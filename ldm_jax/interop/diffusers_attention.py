@@ -7,8 +7,7 @@ nothing is read before the result is.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,37 +23,6 @@ _OLD_NAMES = {
     "proj_attn": "to_out.0",
 }
 _PARTS = ("to_q", "to_k", "to_v")
-
-
-class LazyState(Mapping):
-    """A state dict of functions; `state[name]` calls one and keeps nothing."""
-
-    def __init__(self, loaders: Mapping[str, Callable[[], Any]]):
-        self._loaders = dict(loaders)
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> "LazyState":
-        """A view of `state`."""
-        return cls({name: functools.partial(state.__getitem__, name) for name in state})
-
-    def replaced(
-        self, removed: set[str], added: Mapping[str, Callable[[], Any]]
-    ) -> "LazyState":
-        """Without the names `removed`, and with those `added` at the end."""
-        kept = {k: v for k, v in self._loaders.items() if k not in removed}
-        return LazyState(kept | dict(added))
-
-    def __getitem__(self, name: str) -> Any:
-        return self._loaders[name]()
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._loaders
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._loaders)
-
-    def __len__(self) -> int:
-        return len(self._loaders)
 
 
 def rename_old_attention(state: State) -> dict[str, LazyArray]:
