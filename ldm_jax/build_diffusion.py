@@ -40,16 +40,16 @@ def process(section: Section) -> tuple[Schedule, Prediction]:
 
 
 def denoising_loss(section: Section, ldm: LatentDiffusion) -> DenoisingLoss:
-    """What training minimises. Fields that an older config leaves out are off.
+    """What training minimises; fields left out are those of the published models.
 
     Raises:
       ValueError: an unknown name or field, or a number out of range.
     """
-    weighting = _named(section["weighting"])
+    weighting = _named(section.get("weighting", "simple"))
     times = _named(section.get("time_sampling", "uniform"))
     return DenoisingLoss(
         ldm,
-        norm=from_table(NORMS, _named(section["loss"]), "diffusion.loss"),
+        norm=from_table(NORMS, _named(section.get("loss", "l2")), "diffusion.loss"),
         weights=from_table(
             WEIGHTINGS,
             weighting,
@@ -57,7 +57,7 @@ def denoising_loss(section: Section, ldm: LatentDiffusion) -> DenoisingLoss:
             schedule=ldm.schedule,
             prediction=ldm.prediction,
         ),
-        vlb_scale=section["original_elbo_weight"],
+        vlb_scale=section.get("original_elbo_weight", 0.0),
         time_sampling=from_table(
             TIME_SAMPLINGS, times, "diffusion.time_sampling", schedule=ldm.schedule
         ),

@@ -157,11 +157,9 @@ def test_overfitting_one_batch_of_latents_lowers_the_loss():
     assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:5])
 
 
-SD = linear(beta_start=0.00085, beta_end=0.012)
 PROCESSES = {
     "velocity": rectified_flow(1000),
-    "v": zero_terminal_snr(SD),
-    "x0": zero_terminal_snr(SD),
+    "v": zero_terminal_snr(linear(beta_start=0.00085, beta_end=0.012)),
 }
 
 
