@@ -53,10 +53,10 @@ def masked(
 
     The hole then fits its surroundings only in part, because at high noise the model sees
     little of them: on a correlated Gaussian with its exact score the mean of the hole goes
-    50 to 70 % of the way from the marginal to the conditional one (deterministic samplers,
-    DDPM), with one resampling 80 %, with four 90 %. Each costs a call of the model: half of
-    the variance of the noise is drawn anew at the same level (RePaint goes down a step and
-    up again). A model trained to inpaint needs none of this.
+    half (deterministic samplers) to two thirds (DDPM) of the way from the marginal to the
+    conditional one, with one resampling 80 %, with four 90 %. Each costs a call of the
+    model: half of the variance of the noise is drawn anew at the same level (RePaint goes
+    down a step and up again). A model trained to inpaint needs none of this.
 
     Solvers that remember earlier steps remember predictions, which stay predictions of
     the same data. What the last step leaves in the known part is the model's; put
