@@ -50,11 +50,15 @@ MIXTURE_COVARIANCE = (
 def mixture_denoise_fn(x, level, stds=MODE_STDS):
     """E[x0 | x_t] for a mixture of three round Gaussians in the plane, x `[b 2]`."""
     _, a, s = level
+    # Constants of x's dtype: jax 0.10 mixes up those of float32 and float64 programs.
+    weights, means, stds = (
+        jnp.asarray(v, x.dtype) for v in (MODE_WEIGHTS, MODE_MEANS, stds)
+    )
     variance = (a * stds) ** 2 + s**2
-    offset = x[:, None, :] - a * MODE_MEANS
+    offset = x[:, None, :] - a * means
     log_density = -(offset**2).sum(-1) / (2 * variance) - jnp.log(variance)
-    share = jax.nn.softmax(np.log(MODE_WEIGHTS) + log_density)[..., None]
-    x0_of_mode = MODE_MEANS + (a * stds**2 / variance)[:, None] * offset
+    share = jax.nn.softmax(jnp.log(weights) + log_density)[..., None]
+    x0_of_mode = means + (a * stds**2 / variance)[:, None] * offset
     x0 = (share * x0_of_mode).sum(1)
     return Denoised(x0, (x - a * x0) / s)
 
