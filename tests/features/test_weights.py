@@ -1,5 +1,6 @@
 """Where the LPIPS weights come from, and what is refused."""
 
+import hashlib
 import importlib.util
 import io
 import pickle
@@ -67,7 +68,7 @@ def package(tmp_path, monkeypatch):
 
 
 def trust(monkeypatch, content):
-    digest = weights.hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(weights, "PACKAGE_SHA256", digest)
 
 
@@ -170,7 +171,7 @@ def serve(monkeypatch, contents):
     )
     for name in ("VGG_SOURCE", "HEADS_SOURCE"):
         url = getattr(weights, name).url
-        digest = weights.hashlib.sha256(contents[url]).hexdigest()
+        digest = hashlib.sha256(contents[url]).hexdigest()
         monkeypatch.setattr(weights, name, download.Source(url, digest))
 
 
