@@ -21,6 +21,10 @@ COMPOSITION = {
     "config",
     "converting",
     "describing",
+    "drawing",
+    "evaluate_cli",
+    "evaluating",
+    "evaluating_first_stage",
     "exporting",
     "identifying",
     "imported_workdir",
@@ -28,12 +32,15 @@ COMPOSITION = {
     "loading",
     "model",
     "plan",
+    "picture_sets",
+    "picture_stream",
     "pretrained",
     "run",
     "run_data",
     "run_hooks",
     "sections",
     "sampling_inputs",
+    "training_evaluation",
 }
 
 # What each part of ldm_jax may import of ldm_jax, itself apart.

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Num
 
 
 class CodebookUsage(NamedTuple):
@@ -13,7 +13,7 @@ class CodebookUsage(NamedTuple):
     perplexity: float
 
 
-def codebook_usage(counts: Int[np.ndarray, " k"]) -> CodebookUsage:
+def codebook_usage(counts: Num[np.ndarray, " k"]) -> CodebookUsage:
     """From how often each code occurs over the whole set.
 
     A batch, as the training logs it, cannot use more codes than it has vectors.
