@@ -1,7 +1,7 @@
 """Linear multistep methods on x0: the step that DPM-Solver++ and UniPC share.
 
 With lambda = log(signal_scale / noise_scale), the probability-flow ODE from one level to
-the next (primed) is solved by (Lu et al. 2022, "DPM-Solver++", proposition 4.1)
+the next (primed) is solved by (Lu et al. 2022, "DPM-Solver++", section 4)
 
     x' = (noise' / noise) x + noise' * integral of exp(l) x0(l) dl, lambda to lambda',
 

@@ -36,13 +36,13 @@ def _rows(
 
     Args:
       levels: where to step.
-      order: 1 to 3, of the predictor; the corrector's is one higher. The paper advises 2
-        with guidance, 3 without.
-      b_h: `bh2` is exp(h) - 1, `bh1` is h, which the paper prefers below 10 steps without
-        guidance.
-      final_order: of the last step, and one more in each step before it. 1 is the paper's
-        and diffusers' choice, of use with few steps; 3 keeps the order of convergence.
-        A step to clean data is of order one whatever it says.
+      order: p = 1 to 3, of the predictor; with the corrector UniPC converges with p + 1.
+        Its authors use 2 with guidance and 3 without.
+      b_h: `bh2` is exp(h) - 1; `bh1` is h, which they prefer without guidance below 10
+        steps.
+      final_order: of the last predictor, one more in each step before it. 1 is the
+        authors' choice and diffusers', good with few steps; with very many, convergence
+        falls to order 2, and 3 is better. A step to clean data is of order 1 in any case.
 
     diffusers' `UniPCMultistepScheduler` gives the same numbers on the same levels, but NaN
     for `bh1` at clean data; and it moves the sigma of a level without signal by 1e-6, where
