@@ -199,11 +199,12 @@ def _write_first_stage(
     folder: Path, sections: Mapping[str, Any], trees: Mapping[str, Any]
 ) -> None:
     stage = autoencoder_of(sections["autoencoder"])
-    config = autoencoder_config(
-        stage,
-        latent_scale=float(sections.get("latent", {}).get("scale", 1.0)),
-        sample_size=sections.get("data", {}).get("image_size", stage.resolution),
-    )
+    size = sections.get("data", {}).get("image_size", stage.resolution)
+    config = autoencoder_config(stage, latent_scale=1.0, sample_size=size)
+    # Alone, it does not know by what its denoiser multiplies.
+    scale = sections.get("latent", {}).get("scale")
+    del config["scaling_factor"]
+    config["scaling_factor"] = scaling_factor(config) if scale is None else float(scale)
     autoencoder_component("", stage).write(folder, trees)
     _write_json(folder / CONFIG, config)
 

@@ -106,7 +106,7 @@ def clip_config(module: ClipText) -> dict[str, Any]:
         "layer_norm_eps": 1e-5,
         "bos_token_id": module.vocab_size - 2,
         "eos_token_id": module.vocab_size - 1,
-        "pad_token_id": module.null_tokens[-1] if module.null_tokens else 1,
+        "pad_token_id": 1,
         "attention_dropout": 0.0,
     }
 

@@ -46,7 +46,8 @@ def autoencoder_of(section: Section) -> Autoencoder:
 
 def text_encoder_of(section: Section) -> TextEncoder:
     """The text encoder of a section, without blocks that do not count."""
-    encoder = _module(CONDITIONERS, section)
+    # Dropping texts needs the ids of an empty one, which no section has.
+    encoder = _module(CONDITIONERS, {**section, "drop_rate": 0.0})
     if isinstance(encoder, ClipText) and encoder.output == "penultimate":
         return encoder.clone(num_layers=used_layers(encoder), output="last")
     return encoder
@@ -60,7 +61,7 @@ def unet_shapes(unet: UNet, in_channels: int, tokens_dim: int | None) -> Shapes:
     def init(key: jax.Array) -> Any:
         tokens = None if tokens_dim is None else jnp.zeros((1, 2, tokens_dim))
         x = jnp.zeros((1, side, side, in_channels))
-        return unet.init(key, x, jnp.zeros(1), Conditioning(tokens))
+        return unet.init(key, x, jnp.zeros(1), Conditioning(tokens=tokens))
 
     return _shapes(init)
 

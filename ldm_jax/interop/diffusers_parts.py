@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ldm_jax import trees
 from ldm_jax.autoencoders.base import Autoencoder
 from ldm_jax.backbones.unet import UNet
 from ldm_jax.conditioners.clip_text import ClipText
@@ -33,6 +34,7 @@ from ldm_jax.interop.diffusers_text import (
 )
 from ldm_jax.interop.diffusers_unet import diffusers_unet_rules, plain_attention_heads
 from ldm_jax.interop.rename import Rules
+from ldm_jax.lazy_array import LazyArray
 
 _DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
 
@@ -67,6 +69,18 @@ class Component:
     def _part(self) -> matching.Part:
         return matching.Part("params", self.group, "", self.rules, self.shapes)
 
+    @property
+    def torch_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that `write` writes."""
+        return {
+            name: array.shape for name, array in self._exported(self.shapes).items()
+        }
+
+    def _exported(self, flat: Mapping[str, Any]) -> dict[str, LazyArray]:
+        items: dict[matching.Item, Any]
+        items = {"params": {self.group: trees.unflatten(flat)}}
+        return split_qkv(matching.exported([self._part], items), self.num_heads)
+
     def read(self, folder: Path) -> tuple[Any, matching.Infos, Mapping[str, str]]:
         """(tree of lazy float32 arrays, what is in the files, what is left out and why).
 
@@ -89,18 +103,20 @@ class Component:
         stored = {n: (array.dtype, array.shape) for n, array in entries.items()}
         return tree, stored, found.known
 
-    def write(self, folder: Path, trees: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, params: Mapping[str, Any]) -> None:
         """Write the weights, one array at a time.
 
+        Args:
+          params: trees by group.
+
         Raises:
-          ValueError: names a parameter that `trees` lacks.
+          ValueError: names a parameter that `params` lacks.
         """
-        tree = trees.get(self.group, {})
+        tree = params.get(self.group, {})
         for name in self.path:
             tree = tree.get(name, {})
-        state = matching.exported([self._part], {"params": {self.group: tree}})
+        state = self._exported(trees.flatten(tree))
         folder.mkdir(parents=True, exist_ok=True)
-        state = split_qkv(state, self.num_heads)
         write_safetensors(folder / f"{self.stem}.safetensors", state)
 
 
@@ -112,7 +128,7 @@ def unet_component(
         name,
         "backbone",
         diffusers_unet_rules(unet),
-        unet_shapes(unet, in_channels, tokens_dim),
+        unet_shapes(unet, in_channels, tokens_dim),  # pyright: ignore[reportArgumentType]
         num_heads=plain_attention_heads(unet),
         modern_names=rename_old_attention,
     )
@@ -124,7 +140,7 @@ def autoencoder_component(name: str, autoencoder: Autoencoder) -> Component:
         name,
         "autoencoder",
         diffusers_autoencoder_rules(len(autoencoder.ch_mult)),
-        autoencoder_shapes(autoencoder),
+        autoencoder_shapes(autoencoder),  # pyright: ignore[reportArgumentType]
         modern_names=rename_old_attention,
     )
 
@@ -139,7 +155,7 @@ def text_component(name: str, encoder: TextEncoder, path: tuple[str, ...]) -> Co
         name,
         "conditioner",
         rules,
-        text_encoder_shapes(encoder),
+        text_encoder_shapes(encoder),  # pyright: ignore[reportArgumentType]
         path,
         known=known,
         modern_names=with_text_model_prefix,

@@ -178,3 +178,14 @@ def _text_unet(**fields):
     blocks = ("CrossAttn", "")
     fields = {"cross_attention_dim": 32, "sample_size": 8, **fields}
     return unet("UNet2DConditionModel", (32, 64), blocks, **fields)
+
+
+def from_config(component, config):
+    """The network of a pipeline's `component` with a config that we wrote."""
+    if component == "text_encoder":
+        fields = {k: v for k, v in config.items() if k != "architectures"}
+        return transformers.CLIPTextModel(transformers.CLIPTextConfig(**fields))
+    if component == "bert":
+        make_config, make_model = ldm_bert()
+        return make_model(make_config(**config))
+    return getattr(diffusers, config["_class_name"]).from_config(config)
