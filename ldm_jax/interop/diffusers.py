@@ -19,6 +19,7 @@ from ldm_jax.interop.diffusers_autoencoder import (
     scaling_factor,
 )
 from ldm_jax.interop.diffusers_check import check_sections
+from ldm_jax.interop.diffusers_fields import uniform
 from ldm_jax.interop.diffusers_modules import autoencoder_of, unet_of
 from ldm_jax.interop.diffusers_parts import (
     Component,
@@ -189,7 +190,7 @@ def _read_network(folder: Path) -> tuple[Sections, list[Component], list[str]]:
         unet = unet_of(section, config["out_channels"])
         width = None
         if config["_class_name"] == CROSS:
-            width = config.get("cross_attention_dim", 1280)
+            width = uniform(config, "cross_attention_dim", 1280, where)
         network = unet_component("", unet, config["in_channels"], width)
         sections = {"backbone": section}
     return sections, [network], report + [f"not looked at: {name}" for name in unread]

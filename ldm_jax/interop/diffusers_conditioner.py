@@ -12,6 +12,7 @@ from ldm_jax.conditioners.token_transformer import TokenTransformer
 from ldm_jax.interop.diffusers_fields import check_fields, unsupported
 
 CLIP, BERT = "CLIPTextModel", "LDMBertModel"
+Section = Mapping[str, Any]
 
 _CLIP_DEFAULTS = {
     "hidden_size": 512,
@@ -40,7 +41,11 @@ def clip_section(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     config = _CLIP_DEFAULTS | dict(config)
     check_fields(
         config,
-        {"hidden_act": ("quick_gelu", "gelu"), "layer_norm_eps": (1e-5,)},
+        {
+            "model_type": ("clip_text_model", "clip"),
+            "hidden_act": ("quick_gelu", "gelu"),
+            "layer_norm_eps": (1e-5,),
+        },
         where,
     )
     _check_inner_width(config, "intermediate_size", "hidden_size", 2048, where)
@@ -132,6 +137,27 @@ def bert_config(module: TokenTransformer) -> dict[str, Any]:
 def used_layers(module: ClipText) -> int:
     """How many of the blocks count towards the output."""
     return module.num_layers - (module.output == "penultimate")
+
+
+def parts_of(conditioner: Section) -> dict[str, Section]:
+    """The parts of a composed conditioner's section by name; none of another's."""
+    if conditioner["name"] != "compose":
+        return {}
+    return {k: v for k, v in conditioner.items() if isinstance(v, Mapping)}
+
+
+def text_part(conditioner: Section) -> tuple[tuple[str, ...], Section | None]:
+    """(where it lies in the conditioner, its section) of a text encoder, if there is one."""
+    places = {(): conditioner} | {(k,): v for k, v in parts_of(conditioner).items()}
+    for path, section in places.items():
+        if section["name"] in ("clip_text", "token_transformer"):
+            return path, section
+    return (), None
+
+
+def tokens_dim(text: Section) -> int:
+    """Width of the tokens that a text encoder gives."""
+    return text["width"] if text["name"] == "clip_text" else text["embed_dim"]
 
 
 def _check_inner_width(

@@ -25,6 +25,9 @@ from ldm_jax.interop.diffusers_conditioner import (
     bert_section,
     clip_config,
     clip_section,
+    parts_of,
+    text_part,
+    tokens_dim,
 )
 from ldm_jax.interop.diffusers_modules import (
     autoencoder_of,
@@ -149,10 +152,10 @@ def pipeline_of(sections: Section) -> str:
     elif name == "clip_text" and is_kl:
         return SD
     elif name == "compose" and is_kl:
-        parts = {value["name"]: value for value in _parts(conditioner).values()}
-        inpainting = parts.get("inpainting", {})
+        kinds = {value["name"]: value for value in parts_of(conditioner).values()}
+        inpainting = kinds.get("inpainting", {})
         in_order = inpainting.get("order") == "mask_first"
-        if set(parts) == {"clip_text", "inpainting"} and in_order:
+        if set(kinds) == {"clip_text", "inpainting"} and in_order:
             return SD_INPAINT
     raise ValueError(
         f"diffusers has no pipeline for a model with the conditioner {name!r}, this "
@@ -172,7 +175,7 @@ def component_configs(pipeline: str, sections: Section) -> dict[str, dict[str, A
     image_size = sections["data"]["image_size"]
     scale = float(sections["latent"]["scale"])
     is_stable = pipeline in (SD, SD_INPAINT)
-    _, text = _text_part(sections["conditioner"])
+    _, text = text_part(sections["conditioner"])
     configs = {
         layout.first_stage: autoencoder_config(
             stage, latent_scale=scale, sample_size=image_size
@@ -180,7 +183,7 @@ def component_configs(pipeline: str, sections: Section) -> dict[str, dict[str, A
         "unet": unet_config(
             unet,
             in_channels=_in_channels(pipeline, stage.latent_channels),
-            tokens_dim=None if text is None else _tokens_dim(text),
+            tokens_dim=None if text is None else tokens_dim(text),
             sample_size=image_size // stage.downsampling_factor,
         ),
         "scheduler": scheduler_config(
@@ -204,8 +207,8 @@ def components(pipeline: str, sections: Section) -> list[Component]:
     stage = autoencoder_of(sections["autoencoder"])
     channels = stage.latent_channels
     unet = unet_of(sections["backbone"], channels)
-    path, text = _text_part(sections["conditioner"])
-    width = None if text is None else _tokens_dim(text)
+    path, text = text_part(sections["conditioner"])
+    width = None if text is None else tokens_dim(text)
     found = [
         unet_component("unet", unet, _in_channels(pipeline, channels), width),
         autoencoder_component(layout.first_stage, stage),
@@ -241,20 +244,6 @@ def _in_channels(pipeline: str, latent_channels: int) -> int:
     return latent_channels + joined.get(pipeline, 0)
 
 
-def _text_part(conditioner: Section) -> tuple[tuple[str, ...], Section | None]:
-    """(where it lies in the conditioner, its section) of a text encoder, if there is one."""
-    places = {(): conditioner} | {(k,): v for k, v in _parts(conditioner).items()}
-    for path, section in places.items():
-        if section["name"] in ("clip_text", "token_transformer"):
-            return path, section
-    return (), None
-
-
-def _tokens_dim(text: Section) -> int:
-    """Width of the tokens that a text encoder gives."""
-    return text["width"] if text["name"] == "clip_text" else text["embed_dim"]
-
-
 def _conditioner_section(
     pipeline: str, configs: Configs, autoencoder: Section
 ) -> dict[str, Any]:
@@ -276,10 +265,10 @@ def _conditioner_section(
     read = clip_section if is_clip else bert_section
     where = f"{layout.text_encoder}/config.json"
     text = read(configs[layout.text_encoder], where)
-    if unet.get("cross_attention_dim", 1280) != _tokens_dim(text):
+    if unet.get("cross_attention_dim", 1280) != tokens_dim(text):
         raise ValueError(
             f"unet/config.json has cross_attention_dim={unet.get('cross_attention_dim')}"
-            f", but the text encoder in {layout.text_encoder}/ is {_tokens_dim(text)} wide"
+            f", but the text encoder in {layout.text_encoder}/ is {tokens_dim(text)} wide"
         )
     if pipeline == SD_INPAINT:
         inpainting = {"name": "inpainting", "order": "mask_first"}
@@ -304,9 +293,3 @@ def _image_size(configs: Configs, layout: Pipeline, autoencoder: Section) -> int
     if latent_size is None:
         return configs[layout.first_stage].get("sample_size", 256)
     return latent_size * 2 ** (len(autoencoder["ch_mult"]) - 1)
-
-
-def _parts(conditioner: Section) -> dict[str, Section]:
-    if conditioner["name"] != "compose":
-        return {}
-    return {k: v for k, v in conditioner.items() if isinstance(v, Mapping)}

@@ -58,7 +58,8 @@ def sampler_section(config: Mapping[str, Any]) -> dict[str, Any]:
     spacing = config.get("timestep_spacing", "leading")
     if spacing == "leading" and config.get("steps_offset", 0) == 1:
         spacing = "ddim_uniform"
-    to_one = config.get("set_alpha_to_one", config["_class_name"] != "PNDMScheduler")
+    is_pndm = config.get("_class_name") == "PNDMScheduler"  # has another default
+    to_one = config.get("set_alpha_to_one", not is_pndm)
     final = "clean" if to_one else "first"
     return {"name": "ddim", "grid": spacing, "final": final}
 

@@ -121,6 +121,8 @@ def unet_section(config: Mapping[str, Any], where: str) -> tuple[dict, list[str]
     attends, resampling = _topology(config, kind, where)
     film = config.get("resnet_time_scale_shift", "default") == "scale_shift"
     groups = config.get("norm_num_groups", 32)
+    if groups is None:
+        raise unsupported(where, "norm_num_groups", groups, "a number of groups")
     attention_groups = config.get("attn_norm_num_groups")
     if kind == PLAIN and attention_groups != groups and (film or attention_groups):
         raise unsupported(where, "attn_norm_num_groups", attention_groups, str(groups))
