@@ -105,7 +105,8 @@ def _compvis_state(
         return state
     state |= compvis.schedule_buffers(description.ldm.schedule)
     if config.latent.scale_by_std:
-        state["scale_factor"] = np.float32(items["collections"]["latent_scale"])
+        scale = read_array(items["collections"]["latent_scale"])
+        state["scale_factor"] = np.float32(scale)
     if items.get("ema"):
         state |= _ema_scalars(config, workdir, step)
     state |= compvis_conditioner.unused_tensors(description.conditioner, state)
@@ -154,7 +155,7 @@ def _write_diffusers(
     trees.pop("discriminator", None)
     sections = config.to_dict()
     if config.task == "denoising":
-        scale = float(items["collections"]["latent_scale"])
+        scale = float(read_array(items["collections"]["latent_scale"]))
         sections["latent"] = {**sections["latent"], "scale": scale}
     else:
         sections = {k: sections[k] for k in ("task", "autoencoder", "data")}

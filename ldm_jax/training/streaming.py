@@ -23,9 +23,8 @@ from ldm_jax.training import checkpoints
 
 PyTree = Any
 
-# Arrays are written in batches of about so many bytes; smaller ones are read at once.
+# Arrays are written and read in batches of about so many bytes.
 BATCH_BYTES = 2**27
-SMALL_BYTES = 2**18
 
 
 def write_checkpoint(
@@ -74,25 +73,33 @@ def write_checkpoint(
 
 
 def open_item(workdir: str | Path, item: str, *, step: int | None = None) -> PyTree:
-    """The tree of an item, `{}` if the run has none; large arrays are `LazyArray`s.
+    """The tree of an item as `LazyArray`s, `{}` if the run has none.
+
+    Arrays are fetched in batches, of which the last is kept: read them in tree order.
 
     Raises:
       FileNotFoundError: if there is no checkpoint, or none of that step.
-      CheckpointError: if it is damaged; large arrays are met only when they are read.
+      CheckpointError: if it is damaged; some damage is met only when arrays are read.
     """
     directory = checkpoints.checkpoint_dir(workdir)
     step = checkpoints.resolve_step(directory, step)
     if not (directory / str(step) / item).exists():
         return {}
     flat = trees.flatten(checkpoints.item_shapes(directory, step, item))
-    restore = functools.partial(_restore, directory, step, item, tuple(flat))
-    small = [name for name, leaf in flat.items() if trees.num_bytes(leaf) < SMALL_BYTES]
-    leaves: dict[str, Any] = {**restore(small)} if small else {}
-    for name, leaf in flat.items():
-        if name not in leaves:
-            read = functools.partial(_only, restore, name)
-            leaves[name] = LazyArray(tuple(leaf.shape), np.dtype(leaf.dtype), read)
-    return trees.unflatten({name: leaves[name] for name in flat})
+    names = tuple(flat)
+    batches = _batches([trees.num_bytes(leaf) for leaf in flat.values()])
+
+    @functools.lru_cache(maxsize=1)
+    def fetch(index: int) -> dict[str, np.ndarray]:
+        wanted = [names[i] for i in batches[index]]
+        return _restore(directory, step, item, names, wanted)
+
+    leaves = {}
+    for index, batch in enumerate(batches):
+        for name in (names[i] for i in batch):
+            shape, dtype = tuple(flat[name].shape), np.dtype(flat[name].dtype)
+            leaves[name] = LazyArray(shape, dtype, _reader(fetch, index, name))
+    return trees.unflatten(leaves)
 
 
 class _LazyHandler(type_handlers.NumpyHandler):
@@ -103,7 +110,7 @@ class _LazyHandler(type_handlers.NumpyHandler):
 
     async def serialize(self, values: Any, infos, args=None):
         args = args or [ocp.SaveArgs()] * len(values)
-        for batch in _batches(values):
+        for batch in _batches([value.nbytes for value in values]):
             futures = await super().serialize(
                 [values[i].read() for i in batch],
                 [infos[i] for i in batch],
@@ -114,14 +121,15 @@ class _LazyHandler(type_handlers.NumpyHandler):
         return []
 
 
-def _batches(values: Sequence[LazyArray]) -> list[list[int]]:
-    batches, size = [[]], 0
-    for index, value in enumerate(values):
-        if size + value.nbytes > BATCH_BYTES and batches[-1]:
+def _batches(sizes: Sequence[int]) -> list[list[int]]:
+    """Indices in order, in groups of at most `BATCH_BYTES`, or of one."""
+    batches, total = [[]], 0
+    for index, size in enumerate(sizes):
+        if total + size > BATCH_BYTES and batches[-1]:
             batches.append([])
-            size = 0
+            total = 0
         batches[-1].append(index)
-        size += value.nbytes
+        total += size
     return batches
 
 
@@ -132,8 +140,10 @@ def _as_lazy(leaf: Any) -> LazyArray:
     return LazyArray(array.shape, array.dtype, lambda: array)
 
 
-def _only(restore: Callable[[list[str]], dict[str, np.ndarray]], name: str):
-    return restore([name])[name]
+def _reader(
+    fetch: Callable[[int], dict[str, np.ndarray]], index: int, name: str
+) -> Callable[[], np.ndarray]:
+    return lambda: fetch(index)[name]
 
 
 def _restore(
