@@ -4,7 +4,8 @@ Stability AI's v2 series, its v-prediction model: as sd_v1, but for OpenCLIP ViT
 text encoder (the last layer but one), heads of 64 channels and linear layers around the
 transformers. No row in the paper and no FID published as a number; batch and rate are
 those of sd_v1, num_steps is ours.
-865,910,724 parameters beside the frozen text encoder's and the first stage's 83,653,863.
+865,910,724 parameters beside the frozen text encoder's 352,984,064 (12,596,224 of them in
+the layer that is left out) and the first stage's 83,653,863.
 
     python train.py --config=configs/sd_v2.py --workdir=runs/sd_v2 \
         --config.data.source=folder:/path/to/images \

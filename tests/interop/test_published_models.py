@@ -5,6 +5,7 @@ nine-channel model have none: theirs follow from Stable Diffusion 1's by what is
 the difference.
 """
 
+import importlib
 import math
 import re
 
@@ -70,6 +71,17 @@ def test_a_published_checkpoint_is_its_config(name):
     assert_one_to_one(keys, description)
 
 
+@pytest.mark.parametrize("name", [*CONFIGS.values(), "sd_v1_inpaint", "sd_v2"])
+def test_a_config_has_the_parameters_it_claims(name):
+    doc = importlib.import_module(f"configs.{name.partition(':')[0]}").__doc__
+    claimed = [
+        int(number.replace(",", "")) for number in re.findall(r"\d[\d,]+\d", doc)
+    ]
+    for group, size in sizes_of(description_of(name)).items():
+        if group != "discriminator":
+            assert size in claimed, f"{group}: {size:,}"
+
+
 def test_every_manifest_has_a_config():
     assert {path.name.removesuffix(".json.gz") for path in MANIFESTS.iterdir()} == set(
         CONFIGS
@@ -120,7 +132,10 @@ def stable_diffusion_2_keys() -> dict[str, tuple[int, ...]]:
     for name, shape in manifest("sd_v1")[0].items():
         if name.startswith("cond_stage_model."):
             continue
-        if re.search(r"blocks?\..*\.proj_(in|out)\.weight", name) and ".ff." not in name:
+        if (
+            re.search(r"blocks?\..*\.proj_(in|out)\.weight", name)
+            and ".ff." not in name
+        ):
             shape = shape[:2]
         if re.search(r"attn2\.to_[kv]\.weight", name):
             shape = (shape[0], 1024)
