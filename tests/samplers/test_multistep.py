@@ -24,6 +24,15 @@ def test_the_sde_solver_without_noise_is_the_ode_solver():
     np.testing.assert_array_equal(rows.noise_scale, 0)
 
 
+def test_temperature_scales_the_noise_alone():
+    levels = make_levels(LDM, 9)
+    rows = SAMPLERS["dpmpp_sde_2m"].rows(levels, temperature=0.5)
+    full = SAMPLERS["dpmpp_sde_2m"].rows(levels)
+    assert np.all(full.noise_scale[:-1] > 0)
+    np.testing.assert_allclose(rows.noise_scale, full.noise_scale / 2)
+    np.testing.assert_array_equal(rows.coefs_x0, full.coefs_x0)
+
+
 def test_2s_on_levels_uniform_in_lambda_is_algorithm_1_of_the_paper():
     """Its inner points, at r = 1/2, are the levels in between."""
     x = np.random.default_rng(0).normal(size=(4000, 2)).astype(np.float32)
