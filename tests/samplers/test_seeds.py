@@ -8,7 +8,7 @@ import pytest
 from ldm_jax.arrays import normal_like
 from ldm_jax.diffusion.predictions import EPS
 from ldm_jax.diffusion.schedules import linear
-from ldm_jax.rng import example_keys, named_keys
+from ldm_jax.rng import example_keys, named_key, named_keys
 from ldm_jax.samplers import SAMPLERS, make_levels, pad, sample
 from ldm_jax.samplers.masked import Known, masked
 
@@ -18,7 +18,17 @@ SLOTS, SHAPE = 16, (8, 8, 3)
 KERNEL = 0.3 * jax.random.normal(jax.random.key(1), (3, 3, 3, 3))
 PICTURES = jax.random.normal(jax.random.key(2), (SLOTS, *SHAPE))
 KEEP = (jnp.arange(8) < 4).astype(jnp.float32)[:, None, None]  # the upper half
-OPTIONS = {"ddim": {"eta": 1.0}}
+STOCHASTIC = {
+    "ddpm": {},
+    "ddim": {"eta": 1.0},
+    "euler": {"churn": 2.0},
+    "euler_ancestral": {},
+    "heun": {"churn": 2.0},
+    "dpmpp_sde_2m": {},
+}
+DETERMINISTIC = {"plms", "dpmpp_2s", "dpmpp_2m", "unipc"}
+CASES = [(name, False) for name in (*STOCHASTIC, "plms", "unipc")]
+CASES += [(name, True) for name in ("ddpm", "heun", "dpmpp_sde_2m", "plms")]
 
 
 def denoise_fn(x, level):
@@ -32,15 +42,16 @@ def denoise_fn(x, level):
 
 
 def drawer(name, is_masked):
-    """A compiled `(index [16], key) -> x [16 ...]`: example i is that of its index."""
+    """A compiled `(start, index, key) -> x [16 ...]`: x_T by `start`, the rest by `index`."""
     sampler = SAMPLERS[name]
     levels = make_levels(SCHEDULE, 5)
-    plan = pad(sampler.plan(levels, **OPTIONS.get(name, {})), 8)
+    plan = pad(sampler.plan(levels, **STOCHASTIC.get(name, {})), 8)
 
     @jax.jit
-    def draw(index, key):
-        keys = named_keys(example_keys(key, index), "noise", "known", "steps")
-        x_T = normal_like(keys["noise"], jnp.zeros((SLOTS, *SHAPE)))
+    def draw(start, index, key):
+        keys = named_keys(example_keys(key, index), "known", "steps")
+        start_keys = named_key(example_keys(key, start), "noise")
+        x_T = normal_like(start_keys, jnp.zeros((SLOTS, *SHAPE)))
         known = Known(PICTURES[index], KEEP)
         chosen = masked(sampler, known, keys["known"]) if is_masked else sampler
         return sample(denoise_fn, chosen, plan, x_T, keys["steps"])
@@ -53,29 +64,23 @@ def padded(index):
     return jnp.asarray(list(index) + [index[-1]] * (SLOTS - len(index)))
 
 
-@pytest.mark.parametrize("is_masked", [False, True], ids=["whole", "masked"])
-@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_that_draws_noise_is_covered():
+    assert set(STOCHASTIC) | DETERMINISTIC == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("name,is_masked", CASES)
 def test_an_example_is_the_same_to_the_bit_in_batches_of_1_4_and_16(name, is_masked):
-    draw = drawer(name, is_masked)
-    whole = np.asarray(draw(padded(range(16)), SEED))
+    draw, everyone = drawer(name, is_masked), jnp.arange(SLOTS)
+    whole = np.asarray(draw(everyone, everyone, SEED))
     for batch in ([5], [4, 5, 6, 7], [15, 2, 5, 0]):
-        drawn = np.asarray(draw(padded(batch), SEED))[: len(batch)]
+        rows = padded(batch)
+        drawn = np.asarray(draw(rows, rows, SEED))[: len(batch)]
         np.testing.assert_array_equal(drawn, whole[np.array(batch)])
-    assert draw._cache_size() == 1
     assert np.abs(whole[0] - whole[1]).max() > 0.1
-    assert np.abs(draw(padded(range(16)), jax.random.key(8)) - whole).max() > 0.1
-
-
-STOCHASTIC = ["ddpm", "ddim", "euler_ancestral", "dpmpp_sde_2m"]
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_noise_of_the_steps_is_each_example_s_own(name):
-    """From one x_T, examples part if and only if the sampler draws noise."""
-    sampler = SAMPLERS[name]
-    plan = sampler.plan(make_levels(SCHEDULE, 5), **OPTIONS.get(name, {}))
-    x_T = jnp.broadcast_to(PICTURES[0], (3, *SHAPE))
-    keys = example_keys(SEED, jnp.array([0, 1, 0]))
-    x = np.asarray(sample(denoise_fn, sampler, plan, x_T, keys))
-    np.testing.assert_array_equal(x[0], x[2])
-    assert (np.abs(x[0] - x[1]).max() > 0.05) == (name in STOCHASTIC)
+    other = draw(everyone, everyone, jax.random.key(8))
+    assert np.abs(other - whole).max() > 0.1
+    # From one x_T, examples part if and only if their steps draw noise.
+    same_start = np.asarray(draw(0 * everyone, everyone, SEED))
+    is_stochastic = name in STOCHASTIC or is_masked
+    assert (np.abs(same_start - same_start[0]).max() > 0.05) == is_stochastic
+    assert draw._cache_size() == 1
