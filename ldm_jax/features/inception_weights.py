@@ -12,7 +12,7 @@ import numpy as np
 
 from ldm_jax import trees
 from ldm_jax.features import batch_norm, inception, search
-from ldm_jax.features.base import FeatureNetwork, in_float32
+from ldm_jax.features.base import FeatureNetwork, in_float32, in_groups
 from ldm_jax.features.download import Source, fetch
 from ldm_jax.features.weight_files import check_sha256, checked, read_state_dict, sha256
 
@@ -106,4 +106,4 @@ def _download(cache: Path) -> Path:
         return file.replace(cache / file.name)
 
 
-_apply = in_float32(inception.inception_features)
+_apply = in_float32(in_groups(inception.inception_features, 1))

@@ -1,27 +1,34 @@
 """torch-fidelity's FID Inception with weights that are random and well scaled."""
 
-import functools
-
 import numpy as np
+import pytest
 import torch
 
 from tests.parity.torch_transformers import import_torchvision
 
+import_torchvision()
+pytest.importorskip("torch_fidelity")
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.interpolate_compat_tensorflow import (
+    interpolate_bilinear_2d_like_tensorflow1x as interpolate,
+)
+
 FEATURES = ["64", "192", "768", "2048", "logits_unbiased", "logits"]
 
 
-def save_random_weights(path, pixels):
-    """A state dict under torch-fidelity's names: no layer saturates or vanishes.
+def random_network(path, pixels):
+    """Random weights, saved to `path` under torch-fidelity's names, and their features.
 
-    Convolutions keep the variance; the running statistics of every normalisation are
-    those of `pixels` (uint8 [b, h, w, 3]), disturbed like its scales and shifts. Shifts
-    are positive: with half of the units off, 94 layers would blow up rounding errors.
+    No layer saturates or vanishes: convolutions keep the variance; the statistics of
+    every normalisation are those of `pixels` (uint8 [b, h, w, 3]), disturbed like its
+    scales and shifts. Shifts are positive: with half of the units off, 94 layers would
+    blow up rounding errors.
+
+    Returns:
+      The features of `pixels` by torch-fidelity's names; ADM's spatial ones as "spatial".
     """
     torch.save({}, path)  # the extractor wants a file, and loads nothing of it here
-    blank = type(
-        "Blank", (_extractor(),), {"load_state_dict": lambda self, state: None}
-    )
-    model = blank("inception", FEATURES, feature_extractor_weights_path=path)
+    model = _Unloaded("inception", FEATURES, feature_extractor_weights_path=path)
     generator = torch.Generator().manual_seed(0)
 
     def uniform(tensor, low, high):
@@ -41,16 +48,10 @@ def save_random_weights(path, pixels):
             module.bias.copy_(uniform(module.bias, 0, 1.5))
             module.register_forward_pre_hook(calibrate)
     model.fc.bias.normal_(0, 1, generator=generator)
-    model(_to_torch(pixels))
-    torch.save(model.state_dict(), path)
-
-
-def torch_features(path, pixels):
-    """Features by torch-fidelity's names, and ADM's spatial ones as "spatial"."""
-    model = _extractor()("inception", FEATURES, feature_extractor_weights_path=path)
     maps = []
     model.Mixed_6d.branch1x1.register_forward_hook(lambda *args: maps.append(args[-1]))
-    features = model(_to_torch(pixels))
+    features = model(_to_torch(pixels))  # every norm is calibrated before it is used
+    torch.save(model.state_dict(), path)
     spatial = maps[0].permute(0, 2, 3, 1)[..., :7].reshape(len(pixels), -1)
     named = dict(zip(FEATURES, features, strict=True)) | {"spatial": spatial}
     return {name: value.numpy() for name, value in named.items()}
@@ -58,22 +59,16 @@ def torch_features(path, pixels):
 
 def torch_resize(pixels, size):
     """torch-fidelity's resize, [b, size, size, 3] in [0, 255]."""
-    import_torchvision()
-    from torch_fidelity import interpolate_compat_tensorflow as module
-
     x = _to_torch(pixels).float()
-    resized = module.interpolate_bilinear_2d_like_tensorflow1x(
-        x, size=(size, size), align_corners=False
-    )
+    resized = interpolate(x, size=(size, size), align_corners=False)
     return resized.permute(0, 2, 3, 1).numpy()
 
 
-@functools.cache
-def _extractor():
-    import_torchvision()
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+class _Unloaded(FeatureExtractorInceptionV3):
+    """The network with torch's initial weights."""
 
-    return FeatureExtractorInceptionV3
+    def load_state_dict(self, *_args, **_kwargs):
+        pass
 
 
 def _to_torch(pixels):
