@@ -23,8 +23,10 @@ from ldm_jax.training import checkpoints
 
 PyTree = Any
 
-# Arrays are written and read in batches of about so many bytes.
-BATCH_BYTES = 2**27
+# Arrays are written and read in batches of about so many bytes; memory peaks at several
+# times as much, for the store has copies of what is under way.
+WRITE_BYTES = 2**27
+READ_BYTES = 2**25
 
 
 def write_checkpoint(
@@ -87,7 +89,7 @@ def open_item(workdir: str | Path, item: str, *, step: int | None = None) -> PyT
         return {}
     flat = trees.flatten(checkpoints.item_shapes(directory, step, item))
     names = tuple(flat)
-    batches = _batches([trees.num_bytes(leaf) for leaf in flat.values()])
+    batches = _batches([trees.num_bytes(leaf) for leaf in flat.values()], READ_BYTES)
 
     @functools.lru_cache(maxsize=1)
     def fetch(index: int) -> dict[str, np.ndarray]:
@@ -110,7 +112,7 @@ class _LazyHandler(type_handlers.NumpyHandler):
 
     async def serialize(self, values: Any, infos, args=None):
         args = args or [ocp.SaveArgs()] * len(values)
-        for batch in _batches([value.nbytes for value in values]):
+        for batch in _batches([value.nbytes for value in values], WRITE_BYTES):
             futures = await super().serialize(
                 [values[i].read() for i in batch],
                 [infos[i] for i in batch],
@@ -121,11 +123,11 @@ class _LazyHandler(type_handlers.NumpyHandler):
         return []
 
 
-def _batches(sizes: Sequence[int]) -> list[list[int]]:
-    """Indices in order, in groups of at most `BATCH_BYTES`, or of one."""
+def _batches(sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """Indices in order, in groups of at most `limit` bytes, or of one."""
     batches, total = [[]], 0
     for index, size in enumerate(sizes):
-        if total + size > BATCH_BYTES and batches[-1]:
+        if total + size > limit and batches[-1]:
             batches.append([])
             total = 0
         batches[-1].append(index)

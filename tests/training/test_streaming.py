@@ -77,7 +77,8 @@ def test_what_a_run_saved_can_be_opened_lazily(tmp_path):
 
 
 def test_arrays_are_written_and_read_in_batches(monkeypatch, tmp_path):
-    monkeypatch.setattr(streaming, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(streaming, "WRITE_BYTES", 1000)
+    monkeypatch.setattr(streaming, "READ_BYTES", 1000)
     params = {f"a{i}": np.full(100, i, np.float32) for i in range(7)}
     params["b"] = np.ones(1000, np.float32)
     streaming.write_checkpoint(tmp_path, 0, {"params": lazily(params)})
