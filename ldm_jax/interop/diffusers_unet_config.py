@@ -170,23 +170,9 @@ def unet_config(
       ValueError: names a field that no diffusers U-Net has.
     """
     kind = PLAIN if unet.attention == "plain" else CROSS
-    levels = range(len(unet.channel_mult))
-    by_resblock = unet.resampling == "resblock"
-    if unet.resampling == "pool" or (by_resblock and kind == CROSS):
-        raise _not_in_diffusers("resampling", unet.resampling)
     if unet.attention_order != "legacy":
         raise _not_in_diffusers("attention_order", unet.attention_order)
-    names = {flags: name for name, flags in _BLOCKS[kind].items()}
-
-    def blocks(direction: str) -> list[str]:
-        found = [
-            names[True, None if kind == PLAIN else False]
-            if unet.has_attention(level)
-            else names[False, by_resblock]
-            for level in levels
-        ]
-        return [name.format(direction) for name in found]
-
+    is_film = unet.time_conditioning == "film"
     config = {
         "_class_name": kind,
         "sample_size": sample_size,
@@ -194,21 +180,19 @@ def unet_config(
         "out_channels": unet.out_channels,
         "flip_sin_to_cos": True,
         "freq_shift": 0,
-        "down_block_types": blocks("Down"),
-        "up_block_types": blocks("Up")[::-1],
+        "down_block_types": _block_types(unet, kind, "Down"),
+        "up_block_types": _block_types(unet, kind, "Up")[::-1],
         "block_out_channels": [unet.model_channels * m for m in unet.channel_mult],
         "layers_per_block": unet.num_res_blocks,
         "norm_num_groups": unet.num_groups,
         "norm_eps": 1e-5,
         "downsample_padding": 1,
         "dropout": unet.dropout,
-        "resnet_time_scale_shift": "default"
-        if unet.time_conditioning == "add"
-        else "scale_shift",
+        "resnet_time_scale_shift": "scale_shift" if is_film else "default",
         "attention_head_dim": _attention_head_dim(unet, kind),
     }
     if kind == PLAIN:
-        resample_type = "resnet" if by_resblock else "conv"
+        resample_type = "resnet" if unet.resampling == "resblock" else "conv"
         config |= {"downsample_type": resample_type, "upsample_type": resample_type}
         # Without it diffusers leaves out the norm of the middle's attention under FiLM.
         config["attn_norm_num_groups"] = unet.num_groups
@@ -218,6 +202,19 @@ def unet_config(
         "transformer_layers_per_block": unet.transformer_depth,
         "use_linear_projection": unet.transformer_projection == "linear",
     }
+
+
+def _block_types(unet: UNet, kind: str, way: str) -> list[str]:
+    """The type of each level's block, from the largest grid to the smallest."""
+    by_resblock = unet.resampling == "resblock"
+    if unet.resampling == "pool" or (by_resblock and kind == CROSS):
+        raise _not_in_diffusers("resampling", unet.resampling)
+    names = {flags: name for name, flags in _BLOCKS[kind].items()}
+    with_attention = names[True, None if kind == PLAIN else False]
+    without = names[False, by_resblock]
+    levels = range(len(unet.channel_mult))
+    found = [with_attention if unet.has_attention(n) else without for n in levels]
+    return [name.format(way) for name in found]
 
 
 def _topology(

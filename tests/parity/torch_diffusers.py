@@ -174,10 +174,9 @@ def _kl():
     return first_stage("AutoencoderKL", (32, 32), sample_size=16)
 
 
-def _text_unet(**fields):
-    blocks = ("CrossAttn", "")
+def _text_unet(blocks=("CrossAttn", ""), **fields):
     fields = {"cross_attention_dim": 32, "sample_size": 8, **fields}
-    return unet("UNet2DConditionModel", (32, 64), blocks, **fields)
+    return unet("UNet2DConditionModel", (32, 64)[: len(blocks)], blocks, **fields)
 
 
 def from_config(component, config):
