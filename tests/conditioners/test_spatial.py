@@ -18,6 +18,7 @@ from ldm_jax.conditioners import (
 )
 from ldm_jax.conditioners.inpainting import resize_nearest
 from ldm_jax.nn.conditioning import stack
+from tests.tiny_latent_diffusion import tiny_batch, tiny_model, tiny_params
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LABELS = jnp.array(np.random.default_rng(0).integers(0, 5, (2, 16, 16)), jnp.int32)
@@ -147,3 +148,18 @@ def test_a_map_alone_cannot_be_left_out(name):
     conditioner = CONDITIONERS[name](**fields.get(name, {}))
     with pytest.raises(ValueError, match="guidance_scale=1"):
         conditioner.apply({}, 2, method="null")
+
+
+def test_a_masked_picture_enters_as_a_scaled_latent():
+    ldm = tiny_model(conditioner=Inpainting("mask_first"))
+    batch = tiny_batch(2)
+    batch |= {"masked_image": batch["image"], "hole": jnp.ones((2, 8, 8, 1))}
+    _, frozen = tiny_params(tiny_model(), batch)
+    cond = ldm.condition({}, frozen, batch, latent_scale=0.5)
+    variables = {"params": frozen["autoencoder"]}
+    latent = ldm.autoencoder.apply(variables, batch["image"], method="encode").mode()
+    np.testing.assert_allclose(cond.concat[..., 1:], 0.5 * latent, rtol=1e-5)
+    with pytest.raises(ValueError, match="latent_scale"):
+        ldm.condition({}, frozen, batch)
+    params = jax.eval_shape(ldm.init_params, jax.random.key(0), batch)
+    assert params.keys() == {"backbone"}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.data.transforms import SquareImage, WithMirror, draw
+from ldm_jax.data.transforms import Chain, SquareImage, Tokenize, WithMirror, draw
 
 
 def generator(seed=0):
@@ -115,3 +115,17 @@ def test_a_long_strip_is_never_resized_whole():
 def test_an_unknown_choice_is_named(choices, message):
     with pytest.raises(ValueError, match=message):
         SquareImage(16, **choices)
+
+
+def test_tokens_join_the_picture_and_draw_nothing():
+    random = np.random.default_rng(0)
+    example = {
+        "image": random.integers(0, 256, (9, 9, 3), np.uint8),
+        "caption": "a pear",
+    }
+    square = SquareImage(8, resize="smallest_9", crop="random", flip_rate=0.5)
+    tokenize = Tokenize(lambda texts: np.array([[len(text)] for text in texts]))
+    both = Chain((square, tokenize))(example, np.random.default_rng(3))
+    alone = square(example, np.random.default_rng(3))
+    np.testing.assert_array_equal(both["image"], alone["image"])
+    np.testing.assert_array_equal(both["tokens"], [6])
