@@ -56,7 +56,7 @@ def from_torch(
     """
     flat = {}
     try:
-        for name, (convolution, norm) in _torch_names().items():
+        for name, (convolution, norm) in torch_names().items():
             layer = batch_norm.fold(state, convolution, norm, _EPS)
             flat |= {f"{name}/{leaf}": value for leaf, value in layer.items()}
         flat["classifier/kernel"] = state["_fc.weight"].T
@@ -69,7 +69,7 @@ def from_torch(
     return checked(flat, expected, source, "is it EfficientNet-lite0?")
 
 
-def _torch_names() -> dict[str, tuple[str, str]]:
+def torch_names() -> dict[str, tuple[str, str]]:
     """The convolution and the normalisation of each of our layers."""
     names = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
     for index, block in enumerate(efficientnet.BLOCKS):
