@@ -91,7 +91,7 @@ def test_a_gaussian_comes_back_from_a_level_without_signal(name, schedule):
 @pytest.mark.parametrize("schedule", ["ldm", "rectified_flow"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_mixture_comes_back_with_its_modes_mean_and_covariance(name, schedule):
-    x_T = jax.random.normal(jax.random.key(0), (8000, 2))
+    x_T = jax.random.normal(jax.random.key(0), (4000, 2))
     num_steps = 200 if name in FIRST_ORDER else 60
     levels = levels_of(schedule, num_steps, **POWER)
     x = draw(name, {}, levels, mixture_denoise_fn, x_T, jax.random.key(1))
@@ -100,7 +100,7 @@ def test_a_mixture_comes_back_with_its_modes_mean_and_covariance(name, schedule)
     nearest = np.argmin(((x[:, None] - MODE_MEANS) ** 2).sum(-1), axis=1)
     for mode in range(3):
         drawn = x[nearest == mode]
-        assert len(drawn) / len(x) == pytest.approx(MODE_WEIGHTS[mode], abs=0.015)
+        assert len(drawn) / len(x) == pytest.approx(MODE_WEIGHTS[mode], abs=0.02)
         np.testing.assert_allclose(drawn.mean(0), MODE_MEANS[mode], atol=0.05)
         np.testing.assert_allclose(drawn.std(0), MODE_STDS[mode], rtol=0.08)
 
@@ -152,7 +152,7 @@ def test_samplers_are_the_same_in_every_schedule_s_coordinates(name, options):
     levels = make_levels(LDM, 12, **KARRAS)
     sigma = levels.noise_scale / levels.signal_scale
     straight = Level(levels.t, 1 / (1 + sigma), sigma / (1 + sigma))
-    x_T = jax.random.normal(jax.random.key(0), (8000, 2))
+    x_T = jax.random.normal(jax.random.key(0), (4000, 2))
     expected = draw(name, options, levels, mixture_denoise_fn, x_T, KEY)
     x_T = x_T * straight.signal_scale[0] / levels.signal_scale[0]
     actual = draw(name, options, straight, mixture_denoise_fn, x_T, KEY)
@@ -282,7 +282,8 @@ def test_previews_are_the_x0_of_the_chosen_steps(name):
     np.testing.assert_array_equal(previews[2], 0)  # not run
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+# One of each kind of step.
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "euler", "heun", "plms", "unipc"])
 def test_sampling_can_be_differentiated(name):
     sampler = SAMPLERS[name]
     plan = pad(sampler.plan(make_levels(LDM, 3)), 4)

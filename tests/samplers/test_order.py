@@ -14,7 +14,6 @@ from ldm_jax.samplers.base import Plan
 # sampler, options, order of convergence on a grid that is uniform in lambda
 ORDERS = [
     ("ddim", {}, 1),
-    ("euler", {}, 1),
     ("heun", {}, 2),
     ("plms", {}, 2),
     ("dpmpp_2s", {}, 2),
