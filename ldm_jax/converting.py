@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from ldm_jax import describing, identifying, imported_workdir
 from ldm_jax.checkpoint_file import (
+    File,
     average_details,
     latent_scale,
     nonfinite_warnings,
@@ -22,7 +23,7 @@ from ldm_jax.checkpoint_file import (
 from ldm_jax.exporting import export_checkpoint
 from ldm_jax.identifying import Candidates
 from ldm_jax.imported_workdir import Imported
-from ldm_jax.inspecting import diffusers_report, file_report
+from ldm_jax.inspecting import diffusers_models, diffusers_report, file_report
 from ldm_jax.interop import diffusers, matching
 from ldm_jax.interop.report import Report
 from ldm_jax.training.checkpoints import CheckpointError
@@ -61,11 +62,7 @@ def import_checkpoint(
         description = describing.describe(config)
         found = matching.match(file.infos, description.parts, description.known)
         if not found.is_exact:
-            nearest = identifying.identify(file.infos, candidates)
-            raise ValueError(
-                f"{path} does not fit {name} ({found.difference()}): "
-                f"{nearest.sentence()}, so give another --model"
-            )
+            raise ValueError(_misfit(file, name, found, candidates))
         details, warnings = average_details(file), []
         nonfinite: list[str] = []
         items = dict(matching.imported(found, file.read))
@@ -125,9 +122,24 @@ def import_diffusers(
         model = Imported(config, items, first_stage, tokenizer=found.tokenizer)
         _write(folder, output, model, candidates or {})
         warnings = (*found.report, *nonfinite_warnings(nonfinite))
-        result = diffusers_report(path, found, (), warnings, details)
+        models = diffusers_models(found, candidates or {})
+        result = diffusers_report(path, found, models, warnings, details)
         _write_report(folder, result)
     return result
+
+
+def _misfit(
+    file: File, name: str, found: matching.Match, candidates: Candidates
+) -> str:
+    """The sentence for a file of another model than the config `name`."""
+    identity = identifying.identify(file.infos, candidates)
+    if identity.models:
+        models = " or ".join(f"--model={model}" for model in identity.models)
+        return f"{file.path} is not {name}: its names and shapes are those of {models}"
+    sentence = f"{file.path} does not fit {name} ({found.difference()})"
+    if identity.nearest in ("", name):
+        return f"{sentence}: no published model fits, give a config of your own"
+    return f"{sentence}: {identity.sentence()}, so give another --model"
 
 
 def _write(

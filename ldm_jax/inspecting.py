@@ -17,6 +17,8 @@ from ldm_jax.interop.archive import count_nonfinite
 from ldm_jax.interop.diffusers_check import check_sections
 from ldm_jax.interop.report import Report
 
+SMALL_BYTES = 2**28
+
 
 def is_diffusers(path: str | Path) -> bool:
     """Whether a path is a folder in diffusers' layout."""
@@ -32,7 +34,8 @@ def inspect(
     Args:
       path: of the file or folder.
       candidates: configs of published models by name.
-      check_values: whether to read every tensor of a file and look for what is no number.
+      check_values: whether to read every tensor of a large file and look for NaN; a small
+        one is always read.
 
     Raises:
       FileNotFoundError, ValueError: one sentence: not there, damaged, unsafe, no weights.
@@ -44,15 +47,14 @@ def inspect(
     warnings = []
     if not identity.models and identity.nearest:
         warnings.append(f"no published model fits: {identity.sentence()}")
-    if check_values:
+    details = average_details(file)
+    num_bytes = report.num_bytes(file.infos)
+    if check_values or num_bytes < SMALL_BYTES:
         broken = [name for name in file.tensors if count_nonfinite(file.read(name))]
         warnings += nonfinite_warnings(broken)
-    details = (
-        {"values that are no number": "not looked for"} if not check_values else {}
-    )
-    return file_report(
-        file, identity.models, identity.match, warnings, average_details(file) | details
-    )
+    else:
+        details["NaN or infinity"] = "not looked for: --check_values reads all values"
+    return file_report(file, identity.models, identity.match, warnings, details)
 
 
 def file_report(
@@ -102,16 +104,24 @@ def diffusers_report(
     )
 
 
-def _inspect_diffusers(path: Path, candidates: Candidates) -> Report:
-    found = diffusers.read_folder(path)
+def diffusers_models(
+    found: diffusers.Imported, candidates: Candidates
+) -> tuple[str, ...]:
+    """Names of the candidates that compute what a folder's own configs describe."""
     models = []
     for name, make in candidates.items():
         config = make()
         if config.task != found.sections.get("task"):
             continue
         try:
-            check_sections(found.sections, config.to_dict(), str(path))
+            check_sections(found.sections, config.to_dict(), name)
         except (KeyError, ValueError):
             continue
         models.append(name)
-    return diffusers_report(path, found, tuple(models), found.report, {})
+    return tuple(models)
+
+
+def _inspect_diffusers(path: Path, candidates: Candidates) -> Report:
+    found = diffusers.read_folder(path)
+    models = diffusers_models(found, candidates)
+    return diffusers_report(path, found, models, found.report, {})

@@ -22,6 +22,7 @@ _PARTS = {
     "quant_conv": "first stage",
     "post_quant_conv": "first stage",
 }
+_OTHERS = "schedule, counters"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,8 @@ def describe(infos: Infos) -> dict[str, Any]:
     """The fields of a `Report` that follow from names, shapes and dtypes alone."""
     sizes: Counter[str] = Counter()
     for name, (_, shape) in infos.items():
-        sizes[_part_of(name)] += math.prod(shape)
+        part = _part_of(name) if shape or name.startswith("loss.") else _OTHERS
+        sizes[part] += math.prod(shape)
     dtypes = Counter(dtype.name for dtype, _ in infos.values())
     has_ema = any(
         name.startswith("model_ema.") and shape for name, (_, shape) in infos.items()
@@ -103,6 +105,11 @@ def num_elements(infos: Infos) -> int:
     return sum(math.prod(shape) for _, shape in infos.values())
 
 
+def num_bytes(infos: Infos) -> int:
+    """Size of all tensors."""
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in infos.values())
+
+
 def compare(found: Match) -> dict[str, Any]:
     """The fields that say what file and model have not in common."""
     return {
@@ -117,7 +124,7 @@ def _part_of(name: str) -> str:
     for prefix, part in _PARTS.items():
         if name.startswith(f"{prefix}."):
             return part
-    return "others"
+    return _OTHERS
 
 
 def _counted(counts: Mapping[str, int]) -> str:
