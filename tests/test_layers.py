@@ -14,6 +14,7 @@ L3 = {"samplers", "guidance", "tiling", "latent_diffusion"}
 L4 = {"tasks", "evaluation", "interop"}
 COMPOSITION = {
     "__init__",
+    "best_checkpoint",
     "build",
     "build_conditioner",
     "build_diffusion",

@@ -110,5 +110,6 @@ def _config(autoencoder: ConfigDict, batch_size: int) -> ConfigDict:
         learning_rate=BASE_LEARNING_RATE * batch_size,
     )
     config.train.ema_decay = 0.0  # the published first stages keep no average
+    config.evaluation = training.evaluation(metric="rfid")
     config.mesh = training.mesh()
     return config

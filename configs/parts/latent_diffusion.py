@@ -75,6 +75,7 @@ def config(
     config.train = training.train(
         num_steps=num_steps, batch_size=batch_size, learning_rate=learning_rate
     )
+    config.evaluation = training.evaluation(metric="fid")
     config.mesh = training.mesh()
     return config
 

@@ -25,6 +25,20 @@ def train(*, num_steps: int, batch_size: int, learning_rate: float) -> ConfigDic
     )
 
 
+def evaluation(*, metric: str) -> ConfigDict:
+    """What is measured with a feature network while a model trains."""
+    return ConfigDict(
+        {
+            "every": 0,  # steps; 0 never
+            "metrics": (metric,),  # the best checkpoint by the first is kept in best/
+            "network": "inception",  # or efficientnet_lite0, which pip can install
+            "network_path": "",  # of its weights; searched for if empty
+            "num_samples": 2048,  # drawn, or reconstructed
+            "num_reference": 10_000,  # training pictures to compare samples with
+        }
+    )
+
+
 def adam() -> ConfigDict:
     """Adam of the published first stages (betas 0.5, 0.9; no weight decay)."""
     return ConfigDict(
