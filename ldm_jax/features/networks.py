@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from ldm_jax.features.base import FeatureNetwork
+from ldm_jax.features.clip_weights import find_clip
 from ldm_jax.features.efficientnet_weights import find_efficientnet
 from ldm_jax.features.inception_weights import find_inception
 
@@ -11,6 +12,7 @@ from ldm_jax.features.inception_weights import find_inception
 NETWORKS: Mapping[str, Callable[[str | os.PathLike | None], FeatureNetwork]] = {
     "inception": find_inception,
     "efficientnet_lite0": find_efficientnet,
+    "clip": find_clip,
 }
 
 

@@ -25,15 +25,27 @@ def bilinear_tf1(
 
 
 def bicubic(
-    pixels: UInt8[Array, "b h w 3"], height: int, width: int
+    pixels: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"], height: int, width: int
 ) -> Float[Array, "b height width 3"]:
     """Pillow's bicubic: centres aligned, smoothing when it shrinks; not rounded.
 
-    The result may leave [0, 255] beside edges.
+    The result may leave [0, 255] beside edges, as Pillow's does for float images.
     """
     b, _, _, c = pixels.shape
     shape = (b, height, width, c)
     return jax.image.resize(pixels.astype(jnp.float32), shape, "cubic")
+
+
+def bicubic_rounded(
+    pixels: UInt8[Array, "b h w 3"], height: int, width: int
+) -> Float[Array, "b height width 3"]:
+    """Pillow's bicubic of 8-bit images: whole levels after the rows and the columns."""
+    rows = _to_levels(bicubic(pixels, pixels.shape[1], width))
+    return _to_levels(bicubic(rows, height, width))
+
+
+def _to_levels(x: Array) -> Array:
+    return jnp.clip(jnp.floor(x + 0.5), 0, 255)
 
 
 def _positions(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

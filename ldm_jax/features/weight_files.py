@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ldm_jax import trees
-from ldm_jax.torch_archive import read_torch_archive
+from ldm_jax.stored_tensor import StoredTensor
+from ldm_jax.torch_archive import open_torch_archive
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 
@@ -28,42 +29,54 @@ def check_sha256(path: Path, expected: str, advice: str) -> None:
         raise ValueError(f"{path} has sha256 {found} instead of {expected}: {advice}")
 
 
-def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+def read_state_dict(
+    path: Path, prefixes: tuple[str, ...] = ("",)
+) -> dict[str, np.ndarray]:
     """A torch state dict: .safetensors, or what torch.save wrote (.pth, .pt, .bin).
+
+    Args:
+      path: the file.
+      prefixes: of the names to read; the other tensors are left on disk.
 
     Raises:
       ValueError: unreadable, or something else than tensors by name.
     """
     if path.suffix == ".safetensors":
-        return read_safetensors(path)
+        return read_safetensors(path, prefixes)
     if path.suffix not in _SUFFIXES:
         raise ValueError(
             f"weights {path} end in {path.suffix or 'nothing'}: give a .safetensors or "
             "what torch.save wrote (.pth)"
         )
-    state = read_torch_archive(path)
+    state = open_torch_archive(path).content
     is_state = isinstance(state, dict) and all(
-        isinstance(value, np.ndarray) for value in state.values()
+        isinstance(name, str) and isinstance(value, StoredTensor)
+        for name, value in state.items()
     )
     if not is_state:
         raise ValueError(
             f"weights {path} hold something else than tensors by name: save the "
             "state_dict alone"
         )
-    return state
+    return {
+        name: value.read() for name, value in state.items() if name.startswith(prefixes)
+    }
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a .safetensors file.
+def read_safetensors(
+    path: Path, prefixes: tuple[str, ...] = ("",)
+) -> dict[str, np.ndarray]:
+    """Tensors of a .safetensors file whose names start with one of `prefixes`.
 
     Raises:
       ValueError: it is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            names = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"weights {path} cannot be read: {error}") from error
 
