@@ -73,7 +73,7 @@ def main() -> None:
         return
     _refuse_workdir(source, "give --format to export it")
     print(_import(source))
-    print(f"workdir        {OUTPUT.value}")
+    print(f"\nwritten to {OUTPUT.value}")
 
 
 def _import(source: Path):

@@ -63,15 +63,12 @@ def export_checkpoint(
     workdir, output = Path(workdir), Path(output)
     config = config_lib.load(workdir / "config.json")
     step = checkpoints.resolve_step(checkpoints.checkpoint_dir(workdir), step)
-    read = functools.partial(streaming.open_item, workdir, step=step)
-    items = {name: read(name) for name in ("params", "ema", "collections")}
+    items = _items(config, workdir, step)
     if format != "compvis":
         items = _averaged(items)
-    if config.task == "denoising":
-        items["frozen"] = {"autoencoder": _first_stage(config, workdir)}
     cast = functools.partial(_cast, dtype=np.dtype(jnp.dtype(dtype)))
     for name in ("params", "ema", "frozen"):
-        items[name] = jax.tree.map(cast, items.get(name, {}))
+        items[name] = jax.tree.map(cast, items[name])
     if format == "diffusers":
         _write_diffusers(output, config, items, workdir)
         return output
@@ -127,12 +124,18 @@ def _ema_scalars(config: ConfigDict, workdir: Path, step: int) -> dict[str, Any]
     }
 
 
+def _items(config: ConfigDict, workdir: Path, step: int) -> dict[str, Any]:
+    """Items of the checkpoint, and the frozen first stage beside them."""
+    names = ("params", "ema", "collections")
+    items = {n: streaming.open_item(workdir, n, step=step) for n in names}
+    is_whole = config.task == "denoising"
+    frozen = {"autoencoder": _first_stage(config, workdir)} if is_whole else {}
+    return {**items, "frozen": frozen}
+
+
 def _averaged(items: Mapping[str, Any]) -> dict[str, Any]:
     """The averaged parameters in the place of the raw ones, and no others."""
-    return {
-        "params": {**items["params"], **items["ema"]},
-        "collections": items["collections"],
-    }
+    return {**items, "params": {**items["params"], **items["ema"]}, "ema": {}}
 
 
 def _first_stage(config: ConfigDict, workdir: Path) -> PyTree:
@@ -151,7 +154,7 @@ def _first_stage(config: ConfigDict, workdir: Path) -> PyTree:
 def _write_diffusers(
     output: Path, config: ConfigDict, items: Mapping[str, Any], workdir: Path
 ) -> None:
-    trees = {**items["params"], **items.get("frozen", {})}
+    trees = {**items["params"], **items["frozen"]}
     trees.pop("discriminator", None)
     sections = config.to_dict()
     if config.task == "denoising":
