@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax.data.datasets import emoji64
-from ldm_jax.features import base, find_network
+from ldm_jax.features import find_network
 
 torch = pytest.importorskip("torch")
 
@@ -75,14 +75,3 @@ def test_products_are_exact_whatever_the_backend_prefers(network):
         program = str(jax.make_jaxpr(network.apply)(network.params, pixels))
     assert "Precision.HIGHEST" in program and "Precision.DEFAULT" not in program
     assert "bf16" not in program and "bfloat16" not in program.lower()
-
-
-def test_groups_of_images_give_what_the_whole_batch_gives():
-    def apply(params, pixels):
-        assert len(pixels) in (2, 5)
-        return {"pool": pixels.sum(axis=(1, 2)) * params}
-
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 3), np.uint8)
-    expected = apply(2.0, pixels)["pool"]
-    actual = base.in_groups(apply, 2)(2.0, pixels)["pool"]
-    np.testing.assert_array_equal(actual, expected)
