@@ -31,11 +31,11 @@ $(VENV)/bin/python:
 	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
 
 $(VENV)/.demo-installed: pyproject.toml requirements.txt constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lpips]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lpips,fd]"
 	touch $@
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lpips,test]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lpips,fd,test]"
 	touch $@
 
 clean:

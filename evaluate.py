@@ -91,9 +91,6 @@ SAMPLING = (SAMPLER, STEPS, ETA, GRID, FINAL, GUIDANCE_SCALE)
 
 
 def main() -> None:
-    # After the flags, so that --help and a mistyped flag answer at once.
-    from ldm_jax import evaluate_cli
-
     given = [name for name in FORMS if flags.FLAGS[name].value is not None]
     if len(given) != 1:
         have = " and ".join(f"--{name}" for name in given) or "none"
@@ -103,6 +100,9 @@ def main() -> None:
             + f": there is {have}"
         )
     options = settings(given[0])
+    # After the flags, so that --help and a mistyped flag answer at once.
+    from ldm_jax import evaluate_cli
+
     print(evaluate_cli.COMMANDS[given[0]](options))
 
 

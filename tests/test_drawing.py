@@ -1,5 +1,7 @@
 """Drawing for evaluation gives the pictures of `Model.sample`, in the paper's form too."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from ldm_jax.model import Model
 
 SECTION = {
     "name": "ddim",
-    "num_steps": 4,
+    "num_steps": 2,
     "grid": "trailing",
     "final": "clean",
     "eta": 0.0,
@@ -26,8 +28,9 @@ SECTION = {
 }
 
 
-@pytest.fixture(scope="module")
-def model():
+@functools.cache
+def class_model():
+    """Pictures of 8x8 by class, guided."""
     ldm = tiny_model(conditioner=tiny_class_conditioner())
     params, frozen = tiny_params(ldm, tiny_batch())
     return Model(
@@ -35,6 +38,11 @@ def model():
         ldm=ldm,
         params={**frozen, **params, "latent_scale": jnp.float32(0.8)},
     )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return class_model()
 
 
 def all_of(pictures, batch_size, share=(0, 1)):
@@ -64,7 +72,7 @@ def test_processes_draw_each_its_own_share(model):
 
 
 def test_settings_of_the_sampler_reach_it(model):
-    fewer = drawn(model, 4, settings={"steps": 2, "guidance_scale": 1.0})
+    fewer = drawn(model, 4, settings={"steps": 3, "guidance_scale": 1.0})
     assert np.any(all_of(fewer, 4) != all_of(drawn(model, 4), 4))
     with pytest.raises(ValueError, match="no colour"):
         drawn(model, 4, settings={"colour": 1})

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,11 +16,14 @@ from ldm_jax import run, training_evaluation
 from tests.evaluation.tiny_network import tiny_network
 
 
+def named_tiny_network(name, path):
+    del path
+    return tiny_network(name)
+
+
 @pytest.fixture(autouse=True)
 def _tiny_network(monkeypatch):
-    monkeypatch.setattr(
-        training_evaluation, "find_network", lambda name, path: tiny_network(name)
-    )
+    monkeypatch.setattr(training_evaluation, "find_network", named_tiny_network)
 
 
 def rows(workdir: Path) -> list[dict]:
@@ -28,7 +32,9 @@ def rows(workdir: Path) -> list[dict]:
 
 
 def measured(config, *metrics):
-    config.data.num_validation = 8
+    """The config with these metrics, and nothing else to compile."""
+    if config.task == "autoencoding":
+        config.adversarial.name = "none"
     config.evaluation.update(
         {
             "every": 1,
@@ -38,19 +44,17 @@ def measured(config, *metrics):
             "num_reference": 30,
         }
     )
-    config.train.update({"num_steps": 2, "evaluate_every": 2})
+    config.train.update({"num_steps": 2, "evaluate_every": 0})
     return config
 
 
 @pytest.fixture(scope="module")
 def first_stage(tmp_path_factory):
+    """Measured after both of its steps."""
     workdir = tmp_path_factory.mktemp("runs") / "first_stage"
     config = measured(autoencoder.get_config(), "rfid")
-    config.adversarial.name = "none"  # compiles in a fraction of the time
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            training_evaluation, "find_network", lambda name, path: tiny_network(name)
-        )
+        patch.setattr(training_evaluation, "find_network", named_tiny_network)
         run.train(config, workdir, devices=jax.devices()[:1])
     return workdir
 
@@ -66,26 +70,56 @@ def test_a_first_stage_logs_its_rfd_and_keeps_the_best(first_stage):
     assert kept == [str(best["step"])]
 
 
-def test_the_curves_are_a_picture(first_stage):
-    with Image.open(first_stage / "curves.png") as image:
-        assert image.size == (1080, 440)
-
-
-def test_a_denoiser_is_measured_and_its_best_can_be_sampled(first_stage, tmp_path):
+def test_samples_of_a_denoiser_are_measured(first_stage, tmp_path):
     config = measured(ldm.get_config(), "fid", "kid", "prec_recall")
     config.autoencoder.checkpoint = str(first_stage)
-    config.evaluation.every = 2
-    config.train.evaluate_every = 0
     config.sampler.update({"num_steps": 2, "guidance_scale": 1.0})
-    run.train(config, tmp_path, devices=jax.devices()[:1])
-    last = [row for row in rows(tmp_path) if "val/fd_efficientnet_lite0" in row][-1]
-    assert last["step"] == 2
+    opened = run._open(config, tmp_path, jax.devices()[:1])
+    state = jax.jit(run.create_fn(config, opened.experiment))(jax.random.key(0))
+    written = {}
+
+    class Recorder:
+        def write_scalars(self, step, scalars):
+            written[step] = dict(scalars)
+
+    hook = training_evaluation.measure_hook(opened, [Recorder()])
+    hook(1, state, {})
+    hook(2, state, {})
     names = ("fd", "kd", "precision", "recall")
-    assert all(np.isfinite(last[f"val/{n}_efficientnet_lite0"]) for n in names)
-    best, whole = (ldm_jax.load(folder) for folder in (tmp_path / "best", tmp_path))
-    assert best.step == 2
-    assert best.class_names == whole.class_names
-    jax.tree.map(np.testing.assert_array_equal, best.params, whole.params)
+    assert {f"val/{name}_efficientnet_lite0" for name in names} <= written[1].keys()
+    assert all(np.isfinite(list(written[1].values())))
+    assert written[1] == written[2]  # the same noise, conditions and real pictures
+    config_lib.save(config, tmp_path / "config.json")
+    model = ldm_jax.load(tmp_path / "best")
+    assert len(model.class_names) == 8
+
+
+class Shown:
+    """A writer that keeps the last picture."""
+
+    def write_image(self, step, name, pixels):
+        self.seen = step, name, pixels
+
+
+def test_the_curves_are_a_picture_with_what_is_wrong_below(tmp_path, caplog):
+    collapsed = {"loss": 1.0, "generator/posterior_std": 0.99}
+    lines = [json.dumps({"step": step, **collapsed}) for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    of_run = SimpleNamespace(workdir=tmp_path, config=autoencoder.get_config())
+    writer = Shown()
+    hook = training_evaluation.curves_hook(of_run, [writer])
+    with caplog.at_level("WARNING", logger="ldm_jax"):
+        hook(3, None, {})
+        hook(3, None, {})
+    assert [r.message[:30] for r in caplog.records] == [
+        "step 3: the posterior has coll"
+    ]
+    step, name, pixels = writer.seen
+    assert (step, name) == (3, "curves")
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "curves.png")), pixels
+    )
+    assert pixels.shape[0] > 220 and pixels.shape[1] == 1080
 
 
 def test_wrong_metrics_and_missing_weights_stop_a_run_before_it_starts(
