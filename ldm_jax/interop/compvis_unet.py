@@ -16,6 +16,8 @@ from the same description that builds the network. With R blocks a level and L l
 | last entry of the last block of `up_<l>`     | `up_<l>/upsample`             |
 """
 
+from typing import Any
+
 from ldm_jax.backbones.unet import UNet
 from ldm_jax.interop.rename import Rule
 
@@ -126,7 +128,8 @@ def _resampler_rules(unet: UNet, conv_name: str) -> Rules:
 
 def _under(torch_prefix: str, our_prefix: str, inner: Rules) -> list[Rule]:
     escaped = torch_prefix.replace(".", r"\.")
-    return [
+    rules: list[Any] = [
         (rf"{escaped}\.{old}", f"{our_prefix}/{new}", *rank)
         for old, new, *rank in inner
     ]
+    return rules
