@@ -39,7 +39,7 @@ METRICS = flags.DEFINE_list(
 NETWORK = flags.DEFINE_enum(
     "network",
     None,
-    ["inception", "efficientnet_lite0"],
+    ["inception", "efficientnet_lite0", "clip"],
     "Whose features; those of the reference if left out, else inception.",
 )
 NETWORK_PATH = flags.DEFINE_string(
@@ -77,6 +77,11 @@ NUMBER_FORMAT = flags.DEFINE_enum(
     "Drawn floats to 8 bits; the paper's scripts truncate.",
 )
 PROMPTS = flags.DEFINE_string("prompts", None, "File with a prompt on each line.")
+CLIP = flags.DEFINE_string(
+    "clip",
+    None,
+    "Folder of transformers' CLIPModel: adds the CLIP score with --prompts.",
+)
 SAMPLER = flags.DEFINE_string("sampler", None, "As for sample.py; the config's.")
 STEPS = flags.DEFINE_integer("steps", None, "Sampling steps; the config's if left out.")
 ETA = flags.DEFINE_float("eta", None, "Noise of ddim: 0 deterministic, 1 as DDPM.")
@@ -111,13 +116,13 @@ def settings(form: str) -> dict[str, Any]:
     names = [
         *FORMS, "reference", "source", "network", "network_path", "num_samples",
         "num_reference", "split", "image_size", "resize", "keep_features", "batch_size",
-        "seed", "checkpoint_step", "no_ema", "number_format", "metrics",
+        "seed", "checkpoint_step", "no_ema", "number_format", "metrics", "clip",
     ]  # fmt: skip
     options = {name: flags.FLAGS[name].value for name in names}
     options["output"] = Path(OUTPUT.value)
     drawing = {f.name: f.value for f in SAMPLING if f.value is not None}
-    if form != "checkpoint" and (drawing or PROMPTS.value):
-        name = next(iter(drawing), "prompts")
+    if form != "checkpoint" and drawing:
+        name = next(iter(drawing))
         raise ValueError(f"--{name} is for drawing: it goes with --checkpoint alone")
     options |= {"sampling": drawing, "prompts": None}
     if PROMPTS.value is not None:

