@@ -5,6 +5,7 @@ commands run in processes of their own, whose peak of memory is printed.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -144,3 +145,4 @@ def test_a_full_checkpoint_comes_back_bit_for_bit(name, tmp_path, capsys):
         )
     assert max(import_peak, export_peak) < max(FIXED_BYTES, 0.6 * size)
     back.unlink()
+    shutil.rmtree(workdir)  # pytest would keep it
