@@ -52,7 +52,7 @@ STEP = flags.DEFINE_integer(
 
 def main() -> None:
     # After the flags, so that --help and a mistyped flag answer at once.
-    from ldm_jax import converting, inspecting
+    from ldm_jax.conversion import importing, inspecting
 
     source = Path(INPUT.value)
     if INSPECT.value:
@@ -62,7 +62,7 @@ def main() -> None:
     if not OUTPUT.value:
         raise ValueError("--output is missing: give it, or --inspect")
     if FORMAT.value:
-        written = converting.export_checkpoint(
+        written = importing.export_checkpoint(
             source,
             FORMAT.value,
             OUTPUT.value,
@@ -77,23 +77,23 @@ def main() -> None:
 
 
 def _import(source: Path):
-    from ldm_jax import converting, inspecting
+    from ldm_jax.conversion import importing, inspecting
 
     candidates = _published()
     if inspecting.is_diffusers(source):
         config = None if MODEL.value is None else _config(MODEL.value)
-        return converting.import_diffusers(
+        return importing.import_diffusers(
             source, OUTPUT.value, expected=config, candidates=candidates
         )
     name = MODEL.value or _only_model(source)
-    return converting.import_checkpoint(
+    return importing.import_checkpoint(
         source, _config(name), OUTPUT.value, name=name, candidates=candidates
     )
 
 
 def _only_model(source: Path) -> str:
     """The name of the model that a file holds, if it can be only one."""
-    from ldm_jax import inspecting
+    from ldm_jax.conversion import inspecting
 
     report = inspecting.inspect(source, _published())
     if len(report.models) == 1:

@@ -5,7 +5,7 @@ import importlib
 import json
 from pathlib import Path
 
-from ldm_jax import describing
+from ldm_jax.conversion import describing
 
 MANIFESTS = Path(__file__).parent / "golden" / "manifests"
 

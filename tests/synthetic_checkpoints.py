@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ldm_jax import describing
+from ldm_jax.conversion import describing
 from ldm_jax.interop.compvis import SCHEDULE_BUFFERS, ema_name
 from ldm_jax.interop.compvis_text import join_in_proj
 from ldm_jax.lazy_array import LazyArray, read_array

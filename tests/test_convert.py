@@ -15,7 +15,8 @@ from absl.testing import flagsaver
 
 import ldm_jax
 from ldm_jax import config as config_lib
-from ldm_jax import converting, describing, inspecting, run, trees
+from ldm_jax import run, trees
+from ldm_jax.conversion import describing, importing, inspecting
 from ldm_jax.interop.archive import open_checkpoint, write_safetensors
 from ldm_jax.training import checkpoints
 from tests import synthetic_checkpoints as synthetic
@@ -72,12 +73,10 @@ def test_a_whole_checkpoint_comes_back_bit_for_bit(name, tmp_path):
     state = synthetic.state_dict(config, with_ema=KINDS[name])
     extra = synthetic.unused(config)
     file = save(state | extra, tmp_path / "model.safetensors")
-    report = converting.import_checkpoint(file, config, tmp_path / "run")
+    report = importing.import_checkpoint(file, config, tmp_path / "run")
     assert not report.warnings and report.step == 40
     assert report.has_ema == KINDS[name]
-    written = converting.export_checkpoint(
-        tmp_path / "run", "compvis", tmp_path / "out"
-    )
+    written = importing.export_checkpoint(tmp_path / "run", "compvis", tmp_path / "out")
     if name == "inpaint_f4":
         extra = {
             name.replace("first_stage_model", "cond_stage_model"): value
@@ -98,13 +97,13 @@ def test_a_first_stage_comes_back_with_its_discriminator(tmp_path):
     state = synthetic.state_dict(config)
     loss = {"loss.perceptual_loss.lin0.model.1.weight": np.ones((1, 4, 1, 1), "f4")}
     file = save(state | loss, tmp_path / "model.ckpt", "zip")
-    report = converting.import_checkpoint(file, config, tmp_path / "run")
+    report = importing.import_checkpoint(file, config, tmp_path / "run")
     assert report.left_out == {"networks and constants of the training loss": 1}
     params = checkpoints.load_item(tmp_path / "run", "params")
     assert params.keys() == {"autoencoder", "discriminator"}
     stats = checkpoints.load_item(tmp_path / "run", "collections")
     assert stats["discriminator"]["batch_stats"]
-    written = converting.export_checkpoint(
+    written = importing.export_checkpoint(
         tmp_path / "run", "compvis", tmp_path / "a.safetensors"
     )
     assert_same_file(written, state)
@@ -116,7 +115,7 @@ def test_a_first_stage_without_its_discriminator_is_imported(tmp_path):
     state = synthetic.state_dict(config)
     bare = {k: v for k, v in state.items() if not k.startswith("loss.")}
     file = save(bare, tmp_path / "model.safetensors")
-    converting.import_checkpoint(file, config, tmp_path / "run")
+    importing.import_checkpoint(file, config, tmp_path / "run")
     assert checkpoints.load_item(tmp_path / "run", "params").keys() == {"autoencoder"}
 
 
@@ -154,7 +153,7 @@ def tiny_run(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     config, state = tiny
     file = save(state, folder / "model.ckpt", "zip")
-    converting.import_checkpoint(file, config, folder / "run")
+    importing.import_checkpoint(file, config, folder / "run")
     return folder / "run"
 
 
@@ -164,7 +163,7 @@ def test_other_files_of_the_same_tensors_give_the_same_run(
 ):
     config, state = tiny
     file = save(state, tmp_path / "model.bin", layout)
-    report = converting.import_checkpoint(file, config, tmp_path / "run")
+    report = importing.import_checkpoint(file, config, tmp_path / "run")
     assert report.step == 40
     for item in ("params", "ema", "collections"):
         jax.tree.map(
@@ -219,12 +218,12 @@ def test_an_imported_model_trains_on_and_its_result_goes_back(tiny, tiny_run, tm
     )
     assert np.abs(gap - 0.5 * (1 - 9 / 52) ** 2).max() < 0.1
 
-    written = converting.export_checkpoint(workdir, "compvis", tmp_path / "out")
+    written = importing.export_checkpoint(workdir, "compvis", tmp_path / "out")
     exported = read(written)
     assert exported.keys() == state.keys()
     assert exported["model_ema.num_updates"] == 125
     again = tmp_path / "again"
-    converting.import_checkpoint(written, config, again)
+    importing.import_checkpoint(written, config, again)
     for item in ("params", "collections"):
         jax.tree.map(
             np.testing.assert_array_equal,
@@ -242,7 +241,7 @@ def test_an_imported_model_trains_on_and_its_result_goes_back(tiny, tiny_run, tm
 
 def test_inference_files_hold_the_averaged_weights(tiny, tiny_run, tmp_path):
     state = tiny[1]
-    written = converting.export_checkpoint(
+    written = importing.export_checkpoint(
         tiny_run, "safetensors", tmp_path / "a.safetensors", dtype="float16"
     )
     tensors = read(written)
@@ -262,7 +261,7 @@ def test_half_precision_files_become_float32(tiny, tmp_path):
         for name, value in state.items()
     }
     file = save(half, tmp_path / "half.ckpt", "zip")
-    report = converting.import_checkpoint(file, config, tmp_path / "run")
+    report = importing.import_checkpoint(file, config, tmp_path / "run")
     assert report.dtypes["float16"] == len(half) - 3
     params = trees.flatten(checkpoints.load_item(tmp_path / "run", "params"))
     assert {leaf.dtype for leaf in params.values()} == {np.dtype(np.float32)}
@@ -278,7 +277,7 @@ def test_a_file_of_another_model_is_refused_by_name(tiny, tmp_path):
         "lsun_churches_f8": lambda: churches,
     }
     with pytest.raises(ValueError, match="is not tiny: .*--model=lsun_churches_f8$"):
-        converting.import_checkpoint(
+        importing.import_checkpoint(
             file, tiny[0], tmp_path / "run", name="tiny", candidates=candidates
         )
     assert list(tmp_path.iterdir()) == [file]
@@ -291,7 +290,7 @@ def test_missing_and_superfluous_weights_are_named(tiny, tmp_path):
     changed["model.control.weight"] = np.zeros(3, np.float32)
     file = save(changed, tmp_path / "model.safetensors")
     with pytest.raises(ValueError) as error:
-        converting.import_checkpoint(file, config, tmp_path / "run")
+        importing.import_checkpoint(file, config, tmp_path / "run")
     assert "1 only in the file: model.control.weight" in str(error.value)
     assert "1 only in the model: model.diffusion_model.out.2.bias" in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -305,7 +304,7 @@ def test_what_is_suspicious_is_a_warning(tiny, tmp_path):
     bias = "model.diffusion_model.out.2.bias"
     state[bias] = np.full_like(state[bias], np.nan)
     file = save(state, tmp_path / "model.safetensors")
-    report = converting.import_checkpoint(file, config, tmp_path / "run")
+    report = importing.import_checkpoint(file, config, tmp_path / "run")
     scale, schedule, nonfinite = report.warnings
     assert "scale_factor" in scale
     assert "noise schedule" in schedule
@@ -319,7 +318,7 @@ def test_a_given_latent_scale_that_differs_is_a_warning(tiny, tmp_path):
     config = config.copy_and_resolve_references()
     config.latent.update({"scale": 0.18215, "scale_by_std": False})
     file = save(state, tmp_path / "model.safetensors")
-    report = converting.import_checkpoint(file, config, tmp_path / "run")
+    report = importing.import_checkpoint(file, config, tmp_path / "run")
     assert "0.7261 in the file and 0.18215" in report.warnings[0]
     stored = checkpoints.load_item(tmp_path / "run", "collections")["latent_scale"]
     assert stored == np.float32(0.7261)
@@ -329,7 +328,7 @@ def test_steps_come_from_the_average_if_nothing_else_says(tiny, tmp_path):
     config, state = tiny
     path = tmp_path / "model.safetensors"
     write_safetensors(path, synthetic.lazily(state))
-    assert converting.import_checkpoint(path, config, tmp_path / "run").step == 123
+    assert importing.import_checkpoint(path, config, tmp_path / "run").step == 123
 
 
 @pytest.fixture(scope="module")
@@ -418,15 +417,15 @@ def test_existing_outputs_are_left_alone(
 def test_a_diffusers_folder_goes_out_and_comes_back(tmp_path):
     config = narrow(config_of("sd_v1"))
     file = save(synthetic.state_dict(config, with_ema=True), tmp_path / "a.safetensors")
-    converting.import_checkpoint(file, config, tmp_path / "run")
-    folder = converting.export_checkpoint(
+    importing.import_checkpoint(file, config, tmp_path / "run")
+    folder = importing.export_checkpoint(
         tmp_path / "run", "diffusers", tmp_path / "folder"
     )
     assert (folder / "tokenizer").is_dir() and (folder / "model_index.json").is_file()
     candidates = {"sd_v1": lambda: narrow(config_of("sd_v1"))}
     found = inspecting.inspect(folder, candidates)
     assert found.format == "diffusers" and found.models == ("sd_v1",)
-    converting.import_diffusers(folder, tmp_path / "again", candidates=candidates)
+    importing.import_diffusers(folder, tmp_path / "again", candidates=candidates)
     model = ldm_jax.load(tmp_path / "again")
     assert model.tokenizer(["a cat"]).shape == (1, 77)
     averaged = checkpoints.load_params(tmp_path / "run", item="ema")
@@ -435,16 +434,16 @@ def test_a_diffusers_folder_goes_out_and_comes_back(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, model.params[group], tree)
     other = narrow(config_of("sd_v2"))
     with pytest.raises(ValueError, match="is another model"):
-        converting.import_diffusers(folder, tmp_path / "x", expected=other)
+        importing.import_diffusers(folder, tmp_path / "x", expected=other)
 
 
 def test_a_first_stage_goes_to_diffusers_and_comes_back(tmp_path):
     config = config_of("autoencoder.kl_f8")
     config.autoencoder.update({"ch": 4, "num_groups": 2, "num_res_blocks": 1})
     file = save(synthetic.state_dict(config), tmp_path / "model.safetensors")
-    converting.import_checkpoint(file, config, tmp_path / "run")
-    folder = converting.export_checkpoint(tmp_path / "run", "diffusers", tmp_path / "d")
-    report = converting.import_diffusers(folder, tmp_path / "again", expected=config)
+    importing.import_checkpoint(file, config, tmp_path / "run")
+    folder = importing.export_checkpoint(tmp_path / "run", "diffusers", tmp_path / "d")
+    report = importing.import_diffusers(folder, tmp_path / "again", expected=config)
     assert report.format == "diffusers"
     jax.tree.map(
         np.testing.assert_array_equal,

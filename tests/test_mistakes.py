@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from configs.tiny import autoencoder, ldm
-from ldm_jax import loading, pretrained, run
 from ldm_jax import config as config_lib
+from ldm_jax import loading, pretrained, run
 from ldm_jax.training import checkpoints
 
 ROOT = Path(__file__).parents[1]

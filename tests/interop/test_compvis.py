@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from ldm_jax import describing
 from ldm_jax.conditioners import ClassLabel, Compose
+from ldm_jax.conversion import describing
 from ldm_jax.diffusion import SCHEDULES, schedules
 from ldm_jax.interop import compvis
 from ldm_jax.interop.compvis_conditioner import conditioner_part

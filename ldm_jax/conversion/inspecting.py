@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm_jax import identifying
-from ldm_jax.checkpoint_file import (
+from ldm_jax.conversion import identifying
+from ldm_jax.conversion.checkpoint_file import (
     File,
     average_details,
     nonfinite_warnings,
     open_file,
 )
-from ldm_jax.identifying import Candidates
+from ldm_jax.conversion.identifying import Candidates
 from ldm_jax.interop import diffusers, matching, report
 from ldm_jax.interop.archive import count_nonfinite
 from ldm_jax.interop.diffusers_check import check_sections

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ldm_jax import build_conditioner, describing, imported_workdir
+from ldm_jax import build_conditioner
 from ldm_jax import config as config_lib
+from ldm_jax.conversion import describing, imported_workdir
 from ldm_jax.interop import compvis, compvis_conditioner, diffusers, matching
 from ldm_jax.interop.archive import write_safetensors
 from ldm_jax.interop.compvis_text import join_in_proj

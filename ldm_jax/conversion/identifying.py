@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
-from ldm_jax import describing
+from ldm_jax.conversion import describing
 from ldm_jax.interop.compvis import DENOISER, FIRST_STAGE
 from ldm_jax.interop.compvis_conditioner import CONDITIONER
 from ldm_jax.interop.matching import Infos, Match, match

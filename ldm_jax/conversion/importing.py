@@ -1,4 +1,4 @@
-"""Published checkpoints to workdirs, and back (`ldm_jax.exporting`)."""
+"""Published checkpoints to workdirs, and back (`ldm_jax.conversion.exporting`)."""
 
 # A ConfigDict's fields are dynamic.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ldm_jax import describing, identifying, imported_workdir
-from ldm_jax.checkpoint_file import (
+from ldm_jax.conversion import describing, identifying, imported_workdir
+from ldm_jax.conversion.checkpoint_file import (
     File,
     average_details,
     latent_scale,
@@ -20,10 +20,14 @@ from ldm_jax.checkpoint_file import (
     open_file,
     schedule_warnings,
 )
-from ldm_jax.exporting import export_checkpoint
-from ldm_jax.identifying import Candidates
-from ldm_jax.imported_workdir import Imported
-from ldm_jax.inspecting import diffusers_models, diffusers_report, file_report
+from ldm_jax.conversion.exporting import export_checkpoint
+from ldm_jax.conversion.identifying import Candidates
+from ldm_jax.conversion.imported_workdir import Imported
+from ldm_jax.conversion.inspecting import (
+    diffusers_models,
+    diffusers_report,
+    file_report,
+)
 from ldm_jax.interop import diffusers, matching
 from ldm_jax.interop.report import Report
 from ldm_jax.training.checkpoints import CheckpointError

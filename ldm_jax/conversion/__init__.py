@@ -1,0 +1,1 @@
+"""Published checkpoints to workdirs and back; what `convert.py` calls."""
