@@ -291,7 +291,7 @@ class Model:
 
         Another sampler than the config's keeps levels and guidance, not the options.
         """
-        section = dict(self.config.sampler)
+        section = self.config.sampler.to_dict()
         if sampler is not None and sampler != section["name"]:
             kept = (*build.LEVEL_FIELDS, *build.GUIDANCE_FIELDS)
             section = {k: section[k] for k in kept} | {"name": sampler}

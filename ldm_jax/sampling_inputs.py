@@ -117,7 +117,8 @@ def keep_mask(
     """1 where a latent pixel is known: where none of the pixels it stands for is hole."""
     n, height, width = hole.shape
     blocks = hole.reshape(n, height // factor, factor, width // factor, factor)
-    return 1 - blocks.any(axis=(2, 4)).astype(np.float32)[..., None]
+    is_hole = np.any(blocks, axis=(2, 4))[..., None]
+    return np.where(is_hole, np.float32(0), np.float32(1))
 
 
 def _labels(
