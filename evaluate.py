@@ -106,9 +106,9 @@ def main() -> None:
         )
     options = settings(given[0])
     # After the flags, so that --help and a mistyped flag answer at once.
-    from ldm_jax import evaluate_cli
+    from ldm_jax.evaluating import command
 
-    print(evaluate_cli.COMMANDS[given[0]](options))
+    print(command.COMMANDS[given[0]](options))
 
 
 def settings(form: str) -> dict[str, Any]:

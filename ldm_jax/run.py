@@ -16,9 +16,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ldm_jax import build, build_conditioner, pretrained, training_evaluation, trees
+from ldm_jax import build, build_conditioner, pretrained, trees
 from ldm_jax import config as config_lib
 from ldm_jax.data.transforms import Tokenize
+from ldm_jax.evaluating import during_training
 from ldm_jax.latent_diffusion import measure_latent_scale
 from ldm_jax.rng import named_key
 from ldm_jax.run_data import Batch, Run, loader, train_source
@@ -111,7 +112,7 @@ def _open(config: ConfigDict, workdir: Path, devices: Sequence[Any] | None) -> R
     sharding.check_batch_size(
         config.train.batch_size, mesh, config.train.grad_accumulation
     )
-    training_evaluation.check(config)
+    during_training.check(config)
     source, transform = build.data(config)
     validation, _ = build.data(config, split="val")
     experiment = build.experiment(config, workdir)

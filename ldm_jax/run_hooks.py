@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import build, training_evaluation
+from ldm_jax import build
 from ldm_jax.arrays import image_grid, image_to_pixels
+from ldm_jax.evaluating import during_training
 from ldm_jax.latent_diffusion import make_sample_fn
 from ldm_jax.rng import named_key
 from ldm_jax.run_data import Batch, Run, validation_batches
@@ -51,8 +52,8 @@ def make_hooks(
 
     draw = _draw_fn(run)
     preview = hooks.preview(draw, run.workdir / "previews", writers)
-    measure = training_evaluation.measure_hook(run, (*writers, console))
-    curves = training_evaluation.curves_hook(run, writers)
+    measure = during_training.measure_hook(run, (*writers, console))
+    curves = during_training.curves_hook(run, writers)
     beside = partial(hooks.untimed, throughput)
     return [
         hooks.progress(console, throughput),
@@ -64,9 +65,7 @@ def make_hooks(
         hooks.every(
             train_config.evaluate_every, beside(write_validation), last_step=last
         ),
-        hooks.every(
-            training_evaluation.every(run.config), beside(measure), last_step=last
-        ),
+        hooks.every(during_training.every(run.config), beside(measure), last_step=last),
         hooks.every(train_config.evaluate_every, beside(curves), last_step=last),
         hooks.every(train_config.preview_every, beside(preview), last_step=last),
         hooks.every(train_config.checkpoint_every, beside(save)),

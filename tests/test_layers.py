@@ -14,29 +14,21 @@ L3 = {"samplers", "guidance", "tiling", "latent_diffusion"}
 L4 = {"tasks", "evaluation", "interop"}
 COMPOSITION = {
     "__init__",
-    "best_checkpoint",
     "build",
     "build_conditioner",
     "build_diffusion",
-    "clip_scoring",
     "config",
     "conversion",
-    "drawing",
-    "evaluate_cli",
     "evaluating",
-    "evaluating_first_stage",
     "loading",
     "model",
     "plan",
-    "picture_sets",
-    "picture_stream",
     "pretrained",
     "run",
     "run_data",
     "run_hooks",
     "sections",
     "sampling_inputs",
-    "training_evaluation",
 }
 
 # What each part of ldm_jax may import of ldm_jax, itself apart.

@@ -23,17 +23,17 @@ from PIL import Image
 
 from ldm_jax import build
 from ldm_jax.arrays import image_to_pixels
-from ldm_jax.best_checkpoint import BestCheckpoint
 from ldm_jax.data.pipeline import eval_batches
 from ldm_jax.data.transforms import Chain
-from ldm_jax.evaluating_first_stage import FEATURE_METRICS
+from ldm_jax.evaluating.best_checkpoint import BestCheckpoint
+from ldm_jax.evaluating.first_stage import FEATURE_METRICS
+from ldm_jax.evaluating.picture_sets import choose
 from ldm_jax.evaluation import sample_metrics
 from ldm_jax.evaluation.curves import draw_curves
 from ldm_jax.evaluation.extraction import Accumulator, Features, extract_fn
 from ldm_jax.evaluation.health import diagnose
 from ldm_jax.features.networks import find_network
 from ldm_jax.latent_diffusion import make_sample_fn
-from ldm_jax.picture_sets import choose
 from ldm_jax.rng import example_keys, named_key
 from ldm_jax.run_data import Run
 from ldm_jax.training import loop, sharding

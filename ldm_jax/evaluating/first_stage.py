@@ -19,7 +19,9 @@ from ldm_jax import build
 from ldm_jax import config as config_lib
 from ldm_jax.arrays import image_to_pixels, pixels_to_image
 from ldm_jax.data.transforms import SquareImage
-from ldm_jax.evaluating import Report, network_recipe
+from ldm_jax.evaluating.picture_sets import PictureSet
+from ldm_jax.evaluating.picture_stream import Hashed, shown
+from ldm_jax.evaluating.samples import Report, network_recipe
 from ldm_jax.evaluation import sample_metrics
 from ldm_jax.evaluation.bootstrap import mean_interval
 from ldm_jax.evaluation.codebook import codebook_usage
@@ -29,8 +31,6 @@ from ldm_jax.evaluation.sample_metrics import Result, check_names
 from ldm_jax.evaluation.statistics import gather, gather_rows
 from ldm_jax.features.base import FeatureNetwork
 from ldm_jax.features.lpips import lpips
-from ldm_jax.picture_sets import PictureSet
-from ldm_jax.picture_stream import Hashed, shown
 from ldm_jax.training import checkpoints
 
 PyTree = Any

@@ -13,7 +13,7 @@ from tiny_latent_diffusion import (
     tiny_params,
 )
 
-from ldm_jax.drawing import drawn, truncated
+from ldm_jax.evaluating.drawing import drawn, truncated
 from ldm_jax.model import Model
 
 SECTION = {

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, UInt8
 from ldm_jax import build
 from ldm_jax import sampling_inputs as inputs
 from ldm_jax.arrays import image_to_pixels
+from ldm_jax.evaluating.picture_sets import Batches, PictureSet
 from ldm_jax.model import Model
-from ldm_jax.picture_sets import Batches, PictureSet
 from ldm_jax.rng import example_keys
 
 GUIDANCE = build.GUIDANCE_FIELDS

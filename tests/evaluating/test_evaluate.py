@@ -13,19 +13,20 @@ import pytest
 from PIL import Image
 
 from configs.tiny import autoencoder
-from ldm_jax import build, evaluate_cli
+from ldm_jax import build
 from ldm_jax import config as config_lib
 from ldm_jax.arrays import pixels_to_image
-from ldm_jax.evaluating_first_stage import FirstStage, evaluate_first_stage
+from ldm_jax.evaluating import command
+from ldm_jax.evaluating.first_stage import FirstStage, evaluate_first_stage
+from ldm_jax.evaluating.picture_sets import from_npz
 from ldm_jax.evaluation.image_quality import psnr, ssim
-from ldm_jax.picture_sets import from_npz
 from ldm_jax.training import checkpoints
 from ldm_jax.training.state import TrainState
 from tests.evaluation.tiny_network import tiny_network
-from tests.test_drawing import class_model
+from tests.evaluating.test_drawing import class_model
 from tests.tiny_latent_diffusion import TinyAutoencoder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
 NOTHING = {
     "checkpoint": None, "samples": None, "autoencoder": None, "make_reference": None,
@@ -39,16 +40,14 @@ NOTHING = {
 
 @pytest.fixture(autouse=True)
 def _tiny_network(monkeypatch):
-    monkeypatch.setattr(
-        evaluate_cli, "find_network", lambda name, path: tiny_network(name)
-    )
+    monkeypatch.setattr(command, "find_network", lambda name, path: tiny_network(name))
 
 
 def evaluated(tmp_path, **options):
     """What the command printed, and its metrics.json if it writes one."""
     output = tmp_path / "metrics.json"
-    (form,) = evaluate_cli.COMMANDS.keys() & options.keys()
-    text = evaluate_cli.COMMANDS[form]({**NOTHING, "output": output, **options})
+    (form,) = command.COMMANDS.keys() & options.keys()
+    text = command.COMMANDS[form]({**NOTHING, "output": output, **options})
     return text, json.loads(output.read_text()) if output.is_file() else None
 
 
@@ -102,7 +101,7 @@ def test_a_folder_is_compared_with_a_folder(tmp_path):
 
 
 def test_a_model_is_drawn_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_cli.loading, "load", lambda *_, **__: class_model())
+    monkeypatch.setattr(command.loading, "load", lambda *_, **__: class_model())
     reference = save_npz(tmp_path / "real.npz", PIXELS[:, :8, :8])
     _, report = evaluated(
         tmp_path, checkpoint="runs/x", reference=reference, num_samples=20,

@@ -13,6 +13,8 @@ from jaxtyping import Float, UInt8
 
 from ldm_jax.conditioners import ClipText
 from ldm_jax.data.tokenizers import load_tokenizer
+from ldm_jax.evaluating.picture_sets import PictureSet
+from ldm_jax.evaluating.picture_stream import Batches
 from ldm_jax.evaluation.bootstrap import mean_interval
 from ldm_jax.evaluation.clip_score import clip_score
 from ldm_jax.evaluation.extraction import extract_fn
@@ -21,8 +23,6 @@ from ldm_jax.features import weight_files
 from ldm_jax.features.networks import find_network
 from ldm_jax.interop.diffusers_text import CLIP_TEXT_RULES, with_text_model_prefix
 from ldm_jax.interop.rename import import_state_dict
-from ldm_jax.picture_sets import PictureSet
-from ldm_jax.picture_stream import Batches
 
 EmbedTexts = Callable[[Sequence[str]], Float[np.ndarray, "n d"]]
 

@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from ldm_jax.evaluating.picture_sets import PictureSet
+from ldm_jax.evaluating.picture_stream import Hashed, shown
 from ldm_jax.evaluation import sample_metrics
 from ldm_jax.evaluation.extraction import Features, extract_all
 from ldm_jax.evaluation.protocol import not_comparable
 from ldm_jax.evaluation.references import Reference, write_reference
 from ldm_jax.evaluation.sample_metrics import Result, rows_to_keep
 from ldm_jax.features.base import FeatureNetwork
-from ldm_jax.picture_sets import PictureSet
-from ldm_jax.picture_stream import Hashed, shown
 
 # Of the samples against the reference, if none are named; what it allows of these.
 DEFAULT_METRICS = ("fid", "kid", "prec_recall")

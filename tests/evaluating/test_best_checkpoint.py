@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ldm_jax import config as config_lib
-from ldm_jax.best_checkpoint import BestCheckpoint
+from ldm_jax.evaluating.best_checkpoint import BestCheckpoint
 from ldm_jax.training import checkpoints
 from ldm_jax.training.state import TrainState
 

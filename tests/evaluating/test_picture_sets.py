@@ -8,8 +8,8 @@ from PIL import Image
 
 from ldm_jax.data.sources import open_source
 from ldm_jax.data.transforms import SquareImage
-from ldm_jax.picture_sets import from_folder, from_npz, from_source
-from ldm_jax.picture_stream import Hashed, shown
+from ldm_jax.evaluating.picture_sets import from_folder, from_npz, from_source
+from ldm_jax.evaluating.picture_stream import Hashed, shown
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (11, 6, 8, 3)).astype(np.uint8)
 

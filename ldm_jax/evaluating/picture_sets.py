@@ -20,7 +20,7 @@ from ldm_jax.data.pipeline import eval_batches
 from ldm_jax.data.records import Source
 from ldm_jax.data.sources import FORMATS, open_source
 from ldm_jax.data.transforms import SquareImage
-from ldm_jax.picture_stream import Batches
+from ldm_jax.evaluating.picture_stream import Batches
 
 # What sample.py writes beside the samples.
 _NO_SAMPLES = ("grid.png", "previews.png")

@@ -9,24 +9,25 @@ from typing import Any
 
 import jax
 
-from ldm_jax import evaluating, loading
-from ldm_jax import evaluating_first_stage as first_stages
-from ldm_jax.clip_scoring import ClipScorer
+from ldm_jax import loading
 from ldm_jax.data.transforms import SquareImage
-from ldm_jax.drawing import drawn
-from ldm_jax.evaluation import sample_metrics
-from ldm_jax.evaluation.references import Reference, read_reference
-from ldm_jax.features.base import FeatureNetwork
-from ldm_jax.features.networks import find_network
-from ldm_jax.features.search import WeightsNotFoundError
-from ldm_jax.features.weights import find_lpips_weights
-from ldm_jax.picture_sets import (
+from ldm_jax.evaluating import first_stage as first_stages
+from ldm_jax.evaluating import samples as sample_sets
+from ldm_jax.evaluating.clip_scoring import ClipScorer
+from ldm_jax.evaluating.drawing import drawn
+from ldm_jax.evaluating.picture_sets import (
     PictureSet,
     from_folder,
     from_npz,
     from_source,
     is_source,
 )
+from ldm_jax.evaluation import sample_metrics
+from ldm_jax.evaluation.references import Reference, read_reference
+from ldm_jax.features.base import FeatureNetwork
+from ldm_jax.features.networks import find_network
+from ldm_jax.features.search import WeightsNotFoundError
+from ldm_jax.features.weights import find_lpips_weights
 
 Options = Mapping[str, Any]
 
@@ -129,7 +130,7 @@ def make_reference(options: Options) -> str:
         limit=options["num_reference"],
         seed=options["seed"],
     )
-    made = evaluating.make_reference(
+    made = sample_sets.make_reference(
         pictures,
         network,
         keep=("pool",) if options["keep_features"] else (),
@@ -154,13 +155,13 @@ def _evaluated(
     metrics: tuple[str, ...] | None,
     batch_size: int,
     options: Options,
-) -> evaluating.Report:
+) -> sample_sets.Report:
     """The metrics and, if there is a CLIP, its score from the same pass."""
     scorer = None
     if options["clip"]:
         scorer = ClipScorer(options["clip"], options["prompts"], batch_size)
         pictures = scorer.watch(pictures)
-    report = evaluating.evaluate_samples(
+    report = sample_sets.evaluate_samples(
         pictures, reference, network, metrics=metrics, batch_size=batch_size
     )
     if scorer:
@@ -257,6 +258,6 @@ def _batch_size(options: Options) -> int:
     return -(-options["batch_size"] // devices) * devices
 
 
-def _written(report: evaluating.Report, options: Options) -> str:
-    evaluating.write_report(report, options["output"])
+def _written(report: sample_sets.Report, options: Options) -> str:
+    sample_sets.write_report(report, options["output"])
     return f"{report.as_text()}\nwritten to {options['output']}"

@@ -12,7 +12,8 @@ from PIL import Image
 import ldm_jax
 from configs.tiny import autoencoder, ldm
 from ldm_jax import config as config_lib
-from ldm_jax import run, training_evaluation
+from ldm_jax import run
+from ldm_jax.evaluating import during_training
 from tests.evaluation.tiny_network import tiny_network
 
 
@@ -23,7 +24,7 @@ def named_tiny_network(name, path):
 
 @pytest.fixture(autouse=True)
 def _tiny_network(monkeypatch):
-    monkeypatch.setattr(training_evaluation, "find_network", named_tiny_network)
+    monkeypatch.setattr(during_training, "find_network", named_tiny_network)
 
 
 def rows(workdir: Path) -> list[dict]:
@@ -54,7 +55,7 @@ def first_stage(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "first_stage"
     config = measured(autoencoder.get_config(), "rfid")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_evaluation, "find_network", named_tiny_network)
+        patch.setattr(during_training, "find_network", named_tiny_network)
         run.train(config, workdir, devices=jax.devices()[:1])
     return workdir
 
@@ -82,7 +83,7 @@ def test_samples_of_a_denoiser_are_measured(first_stage, tmp_path):
         def write_scalars(self, step, scalars):
             written[step] = dict(scalars)
 
-    hook = training_evaluation.measure_hook(opened, [Recorder()])
+    hook = during_training.measure_hook(opened, [Recorder()])
     hook(1, state, {})
     hook(2, state, {})
     names = ("fd", "kd", "precision", "recall")
@@ -107,7 +108,7 @@ def test_the_curves_are_a_picture_with_what_is_wrong_below(tmp_path, caplog):
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     of_run = SimpleNamespace(workdir=tmp_path, config=autoencoder.get_config())
     writer = Shown()
-    hook = training_evaluation.curves_hook(of_run, [writer])
+    hook = during_training.curves_hook(of_run, [writer])
     with caplog.at_level("WARNING", logger="ldm_jax"):
         hook(3, None, {})
         hook(3, None, {})
@@ -130,19 +131,19 @@ def test_wrong_metrics_and_missing_weights_stop_a_run_before_it_starts(
         run.train(config, tmp_path / "run", devices=jax.devices()[:1])
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="metrics is empty"):
-        training_evaluation.check(measured(autoencoder.get_config()))
+        during_training.check(measured(autoencoder.get_config()))
 
     def missing(name, path):
         raise FileNotFoundError(f"no weights of {name}")
 
-    monkeypatch.setattr(training_evaluation, "find_network", missing)
+    monkeypatch.setattr(during_training, "find_network", missing)
     with pytest.raises(FileNotFoundError, match="no weights of efficientnet_lite0"):
-        training_evaluation.check(measured(autoencoder.get_config(), "rfid"))
+        during_training.check(measured(autoencoder.get_config(), "rfid"))
 
 
 def test_a_config_of_before_is_not_measured():
     config = autoencoder.get_config()
     del config.evaluation
     config_lib.check(config)
-    training_evaluation.check(config)
-    assert training_evaluation.every(config) == 0
+    during_training.check(config)
+    assert during_training.every(config) == 0

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ldm_jax.clip_scoring import ClipScorer
+from ldm_jax.evaluating.clip_scoring import ClipScorer
+from ldm_jax.evaluating.picture_sets import from_npz
 from ldm_jax.evaluation.sample_metrics import Result
-from ldm_jax.picture_sets import from_npz
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
