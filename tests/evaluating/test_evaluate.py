@@ -22,8 +22,8 @@ from ldm_jax.evaluating.picture_sets import from_npz
 from ldm_jax.evaluation.image_quality import psnr, ssim
 from ldm_jax.training import checkpoints
 from ldm_jax.training.state import TrainState
-from tests.evaluation.tiny_network import tiny_network
 from tests.evaluating.test_drawing import class_model
+from tests.evaluation.tiny_network import tiny_network
 from tests.tiny_latent_diffusion import TinyAutoencoder
 
 ROOT = Path(__file__).parents[2]
