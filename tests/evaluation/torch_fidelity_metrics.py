@@ -1,30 +1,10 @@
 """torch_fidelity's metric functions, importable where torchvision lacks its operators."""
 
-import sys
-import warnings
-
 import torch
 
-_RETRIED = ("torch_fidelity", "torchvision")
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+from tests.parity.torch_vision import import_torchvision
 
-
-def import_torch_fidelity():
-    """A torchvision whose compiled part does not load lacks two operators: declare them."""
-    warnings.filterwarnings("ignore", module="torchvision")
-    try:
-        import torch_fidelity
-    except RuntimeError:
-        for name in [n for n in sys.modules if n.split(".")[0] in _RETRIED]:
-            del sys.modules[name]
-        for op in ("nms", "qnms"):
-            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            _LIBRARY.define(op + signature)
-        import torch_fidelity
-    return torch_fidelity
-
-
-import_torch_fidelity()
+import_torchvision()
 
 from torch_fidelity.metric_fid import (
     fid_features_to_statistics,

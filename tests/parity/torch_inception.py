@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parity.torch_transformers import import_torchvision
+from tests.parity.torch_vision import import_torchvision
 
 import_torchvision()
 pytest.importorskip("torch_fidelity")

@@ -1,8 +1,6 @@
 """The PyPI package `lpips` (torch) with the weights that ours uses."""
 
 import functools
-import sys
-import warnings
 
 import numpy as np
 import torch
@@ -11,9 +9,11 @@ from ldm_jax import trees
 from ldm_jax.features import vgg
 from ldm_jax.features.lpips import param_shapes
 from ldm_jax.features.weights import installed_package_file, load_lpips_weights
+from tests.parity.torch_vision import import_torchvision
 
-_RETRIED = ("lpips", "torchvision")
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+import_torchvision()
+
+import lpips
 
 
 @functools.cache
@@ -38,9 +38,7 @@ def lpips_params():
 @functools.cache
 def torch_lpips():
     """`lpips.LPIPS(net="vgg")` holding `lpips_params()`."""
-    model = _import_lpips().LPIPS(
-        net="vgg", pnet_rand=True, pretrained=False, verbose=False
-    )
+    model = lpips.LPIPS(net="vgg", pnet_rand=True, pretrained=False, verbose=False)
     params = lpips_params()
     convs = [m for m in model.net.modules() if isinstance(m, torch.nn.Conv2d)]
     with torch.no_grad():
@@ -52,18 +50,3 @@ def torch_lpips():
             head = torch.from_numpy(params["heads"][f"head_{index}"].copy())
             lin.model[1].weight.copy_(head[None, :, None, None])
     return model.eval().requires_grad_(False)
-
-
-def _import_lpips():
-    """A torchvision whose compiled part does not load lacks two operators: declare them."""
-    warnings.filterwarnings("ignore", module="torchvision")
-    try:
-        import lpips
-    except RuntimeError:
-        for name in [n for n in sys.modules if n.split(".")[0] in _RETRIED]:
-            del sys.modules[name]
-        for op in ("nms", "qnms"):
-            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            _LIBRARY.define(op + signature)
-        import lpips
-    return lpips

@@ -1,11 +1,8 @@
 """transformers and diffusers with torch, where torchvision may lack its compiled part."""
 
-import sys
-import warnings
-
 import torch
 
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+from tests.parity.torch_vision import import_torchvision
 
 
 def import_transformers():
@@ -50,17 +47,3 @@ def randomised(model, seed=0):
                 else:
                     normal(parameter, 0, 0.3)
     return model.eval().requires_grad_(False)
-
-
-def import_torchvision():
-    """A torchvision without its compiled part lacks two operators: declare them."""
-    warnings.filterwarnings("ignore", module="torchvision")
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for op in ("nms", "qnms"):
-            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            _LIBRARY.define(op + signature)
-        import torchvision  # noqa: F401
