@@ -63,6 +63,12 @@ STRENGTH = flags.DEFINE_float(
 MASK = flags.DEFINE_string(
     "mask", None, "Picture, white where --init_image is to be filled in."
 )
+LOW_RES = flags.DEFINE_string(
+    "low_res", None, "Small picture to enlarge, by a super-resolution model."
+)
+SEGMENTATION = flags.DEFINE_string(
+    "segmentation", None, "Picture whose values are labels (PNG), to be painted."
+)
 PREVIEW_STEPS = flags.DEFINE_list(
     "preview_steps", None, "Steps at which to write what the model expects, as 0,10,20."
 )
@@ -86,7 +92,7 @@ def main() -> None:
     model = ldm_jax.load(CHECKPOINT.value, step=STEP.value, ema=not NO_EMA.value)
     _check_conditioning(model)
     pictures = _pictures(model, settings)
-    pixels, previews = model.sample_with_previews(**settings, **pictures)
+    pixels, previews = model.sample_with_previews(**{**settings, **pictures})
     outdir = Path(OUTDIR.value)
     outdir.mkdir(parents=True, exist_ok=True)
     for index, picture in enumerate(pixels):
@@ -104,6 +110,8 @@ def main() -> None:
         "ema": not NO_EMA.value,
         "init_image": INIT_IMAGE.value,
         "mask": MASK.value,
+        "low_res": LOW_RES.value,
+        "segmentation": SEGMENTATION.value,
         **settings,
     }
     (outdir / "samples.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -164,27 +172,56 @@ def _numbers(flag, kind: type, count: int | None = None) -> list | None:
 
 
 def _pictures(model, settings: dict) -> dict:
-    """--init_image and --mask as arrays of the size that is drawn."""
-    from PIL import Image
+    """Pictures given as files, as arguments of `Model.sample_with_previews`.
 
-    from ldm_jax.data.images import decode_pixels
+    --low_res and --segmentation say how large the result is.
+    """
+    from ldm_jax.arrays import pixels_to_image
 
+    factor = model.ldm.autoencoder.downsampling_factor
+    if LOW_RES.value is not None:
+        low_res = pixels_to_image(_read_picture(LOW_RES.value))
+        sides = {"height": low_res.shape[0], "width": low_res.shape[1]}
+        sides = {name: side * factor for name, side in sides.items()}
+        return {"conditions": {"low_res": low_res[None]}, **sides}
+    if SEGMENTATION.value is not None:
+        labels = _read_labels(SEGMENTATION.value)
+        sides = {"height": labels.shape[0], "width": labels.shape[1]}
+        return {"conditions": {"segmentation": labels[None]}, **sides}
     if INIT_IMAGE.value is None:
         if MASK.value is not None:
             raise ValueError("--mask needs the picture to fill in: give --init_image")
         return {}
-    size = model.config.data.image_size
-    size = settings.get("width", size), settings.get("height", size)
-    lanczos, nearest = Image.Resampling.LANCZOS, Image.Resampling.NEAREST
-
-    def read(path: str, resampling) -> np.ndarray:
-        picture = Image.fromarray(decode_pixels(Path(path).read_bytes()))
-        return np.asarray(picture.resize(size, resampling))
-
-    pictures = {"init_image": read(INIT_IMAGE.value, lanczos)}
+    side = model.config.data.image_size
+    size = settings.get("width", side), settings.get("height", side)
+    pictures = {"init_image": _read_picture(INIT_IMAGE.value, size, "LANCZOS")}
     if MASK.value is not None:
-        pictures["hole"] = read(MASK.value, nearest).mean(-1) > 127
+        pictures["hole"] = _read_picture(MASK.value, size, "NEAREST").mean(-1) > 127
     return pictures
+
+
+def _read_picture(path: str, size: tuple | None = None, resampling: str = "NEAREST"):
+    """uint8 `[H, W, 3]`, of `size` (width, height) if given."""
+    from PIL import Image
+
+    from ldm_jax.data.images import decode_pixels
+
+    picture = Image.fromarray(decode_pixels(Path(path).read_bytes()))
+    resized = picture.resize(size or picture.size, Image.Resampling[resampling])
+    return np.asarray(resized)
+
+
+def _read_labels(path: str):
+    """int32 `[H, W]`: the values of a grey picture, the indices of one with a palette."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        if picture.mode not in ("L", "P", "I", "I;16"):
+            raise ValueError(
+                f"{path} is a colour picture: a label map has one value a pixel, so save "
+                "it as a grey or palette PNG"
+            )
+        return np.asarray(picture).astype(np.int32)
 
 
 def _check_conditioning(model) -> None:
@@ -194,8 +231,11 @@ def _check_conditioning(model) -> None:
         "prompt": PROMPT.value,
         "prompts": PROMPTS.value,
         "negative_prompt": NEGATIVE_PROMPT.value,
+        "low_res": LOW_RES.value,
+        "segmentation": SEGMENTATION.value,
     }
-    fields = dict.fromkeys(given, "tokens") | {"class_label": "class_label"}
+    fields = dict.fromkeys(given, "tokens")
+    fields |= {n: n for n in ("class_label", "low_res", "segmentation")}
     takes_text = model.tokenizer is not None
     takes = [name for name in model.conditioning_fields if name != "tokens"]
     takes += ["tokens"] * takes_text

@@ -4,6 +4,8 @@ Images are NHWC float arrays in [-1, 1] everywhere inside the package; `pixels` 
 means uint8 in [0, 255]. Latents are NHWC floats. Letters: see docs/notation.md.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +23,13 @@ def broadcast_to_rank(x: Array, rank: int) -> Array:
     return x.reshape(x.shape + (1,) * (rank - x.ndim))
 
 
-def pixels_to_image(pixels: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
-    """uint8 pixels in [0, 255] -> float32 image in [-1, 1], as x / 127.5 - 1."""
+def pixels_to_image(
+    pixels: UInt8[Array, "*b h w c"] | UInt8[np.ndarray, "*b h w c"],
+) -> Any:
+    """uint8 pixels in [0, 255] -> float32 image in [-1, 1], as x / 127.5 - 1.
+
+    The result is of the same shape and kind, host or device.
+    """
     return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 

@@ -137,7 +137,8 @@ class Model:
           init_image: to vary, or to keep outside the hole; of the size to draw.
           strength: with `init_image`, how much of the way from noise is walked again:
             0 gives it back, 1 keeps next to nothing. 0.75 if left out; 1 with a hole.
-          hole: True where `init_image` is to be filled in.
+          hole: True where `init_image` is to be filled in; by a model that was trained to
+            if this is one, else by holding the rest (see `samplers.masked`).
           guidance_scale: 1 is no guidance; None is the config's, as for the next two.
           guidance_rescale, guidance_interval: see `guidance.Guidance`.
           seed: of all randomness.
@@ -151,8 +152,11 @@ class Model:
           ValueError: one sentence for whatever does not fit this model.
         """
         num_samples = inputs.count(num_samples, prompts, class_labels)
+        size = self._latent_size(height, width)
+        image = inputs.start_image(self, init_image, strength, hole, size)
+        filled = inputs.hole_fields(self, image, hole)
         fields = inputs.condition_fields(
-            self, num_samples, prompts, class_labels, conditions
+            self, num_samples, prompts, class_labels, {**(conditions or {}), **filled}
         )
         section = self._section(sampler, steps, options)
         section |= {
@@ -164,8 +168,6 @@ class Model:
             }.items()
             if value is not None
         }
-        size = self._latent_size(height, width)
-        image = inputs.start_image(self, init_image, strength, hole, size)
         if strength is None:
             strength = 0.75 if image is not None and hole is None else 1.0
         plan = build.sampling_plan(section, self.ldm.schedule, strength=strength)
@@ -175,6 +177,8 @@ class Model:
             "plan": plan,
         }
         shared = {} if image is None else self._uses_of_image(image, strength, hole)
+        if filled:  # such a model sees what is known
+            shared.pop("known")
         batch_size = batch_size or min(
             num_samples, MAX_BATCH_PER_DEVICE * jax.device_count()
         )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from ldm_jax.arrays import pixels_to_image
+
 if TYPE_CHECKING:
     from ldm_jax.model import Model
 
@@ -58,10 +60,27 @@ def condition_fields(
         fields |= prompt_fields(model.tokenizer, texts)
     for name in takes:
         if name not in fields:
-            raise ValueError(
-                f"this model needs {name}: give it in conditions={{{name!r}: ...}}"
-            )
+            raise ValueError(_missing(name))
     return fields
+
+
+def hole_fields(
+    model: Model,
+    pixels: UInt8[np.ndarray, "n H W 3"] | None,
+    hole: Bool[np.ndarray, "*n H W"] | None,
+) -> dict[str, np.ndarray]:
+    """`masked_image` and `hole`, for a model that was trained to fill holes; else none."""
+    if "masked_image" not in model.conditioning_fields or pixels is None:
+        return {}
+    if hole is None:
+        raise ValueError("this model fills holes: give a hole (--mask of sample.py)")
+    conditioner = model.ldm.conditioner
+    parts = (conditioner, *getattr(conditioner, "parts", ()))
+    values = [getattr(part, "hole_value", None) for part in parts]
+    value = next(value for value in values if value is not None)
+    hole = np.broadcast_to(hole, pixels.shape[:3])[..., None]
+    masked = np.where(hole, np.float32(value), pixels_to_image(pixels))
+    return {"masked_image": masked, "hole": hole.astype(np.float32)}
 
 
 def prompt_fields(tokenizer: Any, prompts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -119,6 +138,19 @@ def keep_mask(
     blocks = hole.reshape(n, height // factor, factor, width // factor, factor)
     is_hole = np.any(blocks, axis=(2, 4))[..., None]
     return np.where(is_hole, np.float32(0), np.float32(1))
+
+
+def _missing(field: str) -> str:
+    if field in ("masked_image", "hole"):
+        return (
+            "this model fills holes: give an init_image and a hole (--init_image and "
+            "--mask of sample.py)"
+        )
+    flag = field in ("low_res", "segmentation")
+    return (
+        f"this model needs {field}: give it in conditions={{{field!r}: ...}}"
+        + f" (--{field} of sample.py)" * flag
+    )
 
 
 def _labels(

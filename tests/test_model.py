@@ -13,6 +13,8 @@ from tiny_latent_diffusion import (
     tiny_params,
 )
 
+from ldm_jax import sampling_inputs as inputs
+from ldm_jax.conditioners import Concat, Inpainting
 from ldm_jax.guidance import autoguidance
 from ldm_jax.model import Model
 from ldm_jax.nn.conditioning import Conditioning
@@ -161,6 +163,40 @@ def test_outside_the_hole_the_picture_is_kept(classes):
     assert filled.shape == (2, 8, 8, 3)
     np.testing.assert_array_equal(filled[:, ~hole], np.repeat(image[:, ~hole], 2, 0))
     assert np.any(filled[0][hole] != filled[1][hole])
+
+
+@pytest.mark.parametrize("order,value", [("latent_first", -1), ("mask_first", 0)])
+def test_a_model_that_fills_holes_sees_the_rest_of_the_picture(order, value):
+    batch = tiny_batch() | {
+        "masked_image": jnp.zeros((4, 8, 8, 3)),
+        "hole": jnp.zeros((4, 8, 8, 1)),
+    }
+    model = model_of(Inpainting(order), batch)
+    image = np.full((8, 8, 3), 40, np.uint8)
+    hole = np.zeros((8, 8), bool)
+    hole[:4, :4] = True
+    fields = inputs.hole_fields(model, image[None], hole)
+    assert np.all(fields["masked_image"][0][hole] == value)
+    np.testing.assert_allclose(fields["masked_image"][0][~hole], 40 / 127.5 - 1)
+    np.testing.assert_array_equal(fields["hole"][0, ..., 0], hole)
+    filled = model.sample(2, init_image=image, hole=hole)
+    np.testing.assert_array_equal(filled[:, ~hole], 40)
+    assert np.any(
+        filled[:, hole] != model.sample(2, init_image=image + 99, hole=hole)[:, hole]
+    )
+    with pytest.raises(ValueError, match="fills holes: give a hole"):
+        model.sample(init_image=image)
+    with pytest.raises(ValueError, match="fills holes: give an init_image"):
+        model.sample()
+
+
+def test_a_model_of_small_pictures_needs_one():
+    batch = tiny_batch() | {"low_res": jnp.zeros((4, 4, 4, 3))}
+    model = model_of(Concat("low_res"), batch)
+    draw = lambda x: model.sample(conditions={"low_res": np.full((1, 4, 4, 3), x)})
+    assert np.any(draw(-1.0) != draw(1.0))
+    with pytest.raises(ValueError, match="needs low_res"):
+        model.sample()
 
 
 def test_previews_follow_the_chosen_steps(classes):

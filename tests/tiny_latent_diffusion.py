@@ -46,7 +46,8 @@ class TinyBackbone(nn.Module):
         )
         if cond.tokens is not None:
             embedding += nn.Dense(self.width)(cond.tokens.mean(1))
-        h = nn.Conv(self.width, (3, 3))(x) + embedding[:, None, None]
+        inputs = x if cond.concat is None else jnp.concatenate([x, cond.concat], -1)
+        h = nn.Conv(self.width, (3, 3))(inputs) + embedding[:, None, None]
         h = nn.Dropout(0.1, deterministic=not train)(nn.silu(h))
         return nn.Conv(x.shape[-1], (3, 3))(h)
 

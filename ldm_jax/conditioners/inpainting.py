@@ -35,6 +35,11 @@ class Inpainting(nn.Module):
     has_params = False
     has_null = False
 
+    @property
+    def hole_value(self) -> float:
+        """What `masked_image` holds in the hole."""
+        return {"latent_first": -1.0, "mask_first": 0.0}[self.order]
+
     @nn.compact
     def __call__(
         self, batch: Mapping[str, jax.Array], *, train: bool = False
