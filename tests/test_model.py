@@ -1,5 +1,8 @@
 """`Model.sample`: what compiles, what an image depends on, what is refused."""
 
+import ast
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +21,7 @@ from ldm_jax.conditioners import Concat, Inpainting
 from ldm_jax.guidance import autoguidance
 from ldm_jax.model import Model
 from ldm_jax.nn.conditioning import Conditioning
-from ldm_jax.samplers import SAMPLERS
+from ldm_jax.samplers import GRIDS, SAMPLERS
 
 SECTION = {
     "name": "ddim",
@@ -260,3 +263,15 @@ def test_a_mistake_is_one_sentence(classes, settings, message):
     with pytest.raises(ValueError, match=message) as error:
         classes.sample(**settings)
     assert "\n" not in str(error.value)
+
+
+def test_the_help_of_sample_py_names_every_sampler_and_grid():
+    """As text, for --help must not import jax."""
+    tree = ast.parse((Path(__file__).parents[1] / "sample.py").read_text())
+    constants = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    }
+    assert set(constants["SAMPLERS"].split(", ")) == set(SAMPLERS)
+    assert set(constants["GRIDS"].split(", ")) == set(GRIDS)
