@@ -20,7 +20,7 @@ from ldm_jax.diffusion.denoise import Denoised, DenoiseFn
 from ldm_jax.diffusion.predictions import Prediction
 from ldm_jax.diffusion.schedules import Level, Schedule
 from ldm_jax.guidance import Guidance, guide
-from ldm_jax.nn.conditioning import SLOTS, Conditioning, stack
+from ldm_jax.nn.conditioning import Conditioning, stack
 from ldm_jax.rng import example_keys, named_keys
 from ldm_jax.samplers.base import Plan, Sampler, sample_with_previews
 from ldm_jax.samplers.masked import Known, masked
@@ -322,18 +322,12 @@ def _guided(
     if guidance is None:
         return ldm.denoise_fn(params, cond)
     if negative is None:
-        uncond = _inherit(ldm.null_condition(params, params, batch_size), cond)
+        uncond = ldm.null_condition(params, params, batch_size)
     else:
         scale = params["latent_scale"]
         uncond = ldm.condition(params, params, negative, latent_scale=scale)
     doubled = ldm.denoise_fn(params, stack(uncond, cond))
     return guide(doubled, guidance, prediction=ldm.prediction)
-
-
-def _inherit(uncond: Conditioning, cond: Conditioning) -> Conditioning:
-    """Slots that the null condition leaves open (a map to fill in) are the condition's."""
-    pairs = {slot: (getattr(uncond, slot), getattr(cond, slot)) for slot in SLOTS}
-    return Conditioning(**{s: b if a is None else a for s, (a, b) in pairs.items()})
 
 
 def _map_chunks(fn: Callable[[Array], Array], x: Array, chunk_size: int) -> Array:

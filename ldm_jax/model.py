@@ -171,11 +171,9 @@ class Model:
         if strength is None:
             strength = 0.75 if image is not None and hole is None else 1.0
         plan = build.sampling_plan(section, self.ldm.schedule, strength=strength)
-        uses = {
-            "guidance": self._guidance(section),
-            "preview_steps": np.array(preview_steps, np.int32),
-            "plan": plan,
-        }
+        uses: dict[str, Any] = {"guidance": self._guidance(section), "plan": plan}
+        if len(preview_steps):  # else the decoder would be compiled for none as well
+            uses["preview_steps"] = np.array(preview_steps, np.int32)
         shared = {} if image is None else self._uses_of_image(image, strength, hole)
         if filled:  # such a model sees what is known
             shared.pop("known")
@@ -267,9 +265,8 @@ class Model:
         batch = {name: value[rows % len(value)] for name, value in fields.items()}
         negative = None
         if negative_prompt is not None:
-            negative = batch | inputs.prompt_fields(
-                self.tokenizer, [negative_prompt] * len(rows)
-            )
+            fields = inputs.prompt_fields(self.tokenizer, [negative_prompt])
+            negative = batch | {k: v.repeat(len(rows), 0) for k, v in fields.items()}
         arrays = {
             "key": example_keys(jax.random.key(seed), jnp.asarray(rows)),
             "conditioning": batch,
@@ -280,7 +277,10 @@ class Model:
         if len(rows) % jax.device_count() == 0 and jax.device_count() > 1:
             mesh, params = self._on_all_devices
             arrays = jax.device_put(arrays, sharding.batch_sharding(mesh))
-        image, previews = draw(params, **arrays)
+        drawn = draw(params, **arrays)
+        image, previews = (
+            drawn if isinstance(drawn, tuple) else (drawn, drawn[None][:0])
+        )
         return np.asarray(image_to_pixels(image)), np.asarray(image_to_pixels(previews))
 
     @cached_property
