@@ -5,6 +5,7 @@ kernels only in the layout NHWC x HWIO -> NHWC. The gradients that autodiff writ
 permuted layouts; in straight-line code XLA transposes them into shape, inside a loop
 (gradient accumulation, say) it falls back to naive code that is 10 to 100 times slower.
 `_input_gradient` and `_kernel_gradient` are the same sums written in the fast layout.
+What a program compiled on a CPU for another platform gets is autodiff's gradient.
 """
 
 import functools
@@ -54,11 +55,21 @@ def _forward(x, kernel, stride, padding):
 
 
 def _backward(stride, padding, residuals, g):
+    def fast_on_cpu(x, kernel, g):
+        return (
+            _input_gradient(kernel, g, x.shape[1:3], stride, padding),
+            _kernel_gradient(x, g, kernel.shape[:2], stride, padding),
+        )
+
+    def autodiff(x, kernel, g):
+        strides = (stride, stride)
+        _, pullback = jax.vjp(
+            lambda x, kernel: _plain_convolution(x, kernel, strides, padding), x, kernel
+        )
+        return pullback(g)
+
     x, kernel = residuals
-    return (
-        _input_gradient(kernel, g, x.shape[1:3], stride, padding),
-        _kernel_gradient(x, g, kernel.shape[:2], stride, padding),
-    )
+    return lax.platform_dependent(x, kernel, g, cpu=fast_on_cpu, default=autodiff)
 
 
 _cpu_convolution.defvjp(_forward, _backward)

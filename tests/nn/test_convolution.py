@@ -1,6 +1,7 @@
 """Convolution and dense layers against torch."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -126,3 +127,21 @@ def test_without_bias_there_is_only_a_kernel():
     x = jnp.ones((1, 4, 4, 2))
     for layer in (Conv(3, use_bias=False), Dense(3, use_bias=False)):
         assert set(layer.init(jax.random.key(0), x)["params"]) == {"kernel"}
+
+
+def test_programs_for_other_platforms_get_the_gradient_of_autodiff():
+    x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 6))
+
+    def lowered(convolve_fn):
+        grad = jax.grad(lambda x, k: jnp.sum(convolve_fn(x, k) ** 2), argnums=(0, 1))
+        traced = jax.jit(grad).trace(x, kernel)
+        return traced.lower(lowering_platforms=("tpu",)).as_text()
+
+    ours = lowered(lambda x, k: convolve(x, k, padding=((1, 1), (1, 1))))
+    plain = lowered(lambda x, k: _plain_convolution(x, k, (1, 1), ((1, 1), (1, 1))))
+
+    def layouts(text):
+        return sorted(re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", text))
+
+    assert len(layouts(ours)) == 3
+    assert layouts(ours) == layouts(plain)
