@@ -55,7 +55,7 @@ def test_a_layout_is_spelled_as_the_published_model_reads_it():
     assert tokens[90:].tolist() == [0, 89 * 90 + 89]
 
 
-@pytest.mark.parametrize("bit, flag", enumerate(FLAGS))
+@pytest.mark.parametrize("bit, flag", list(enumerate(FLAGS)))
 def test_each_flag_counts_its_power_of_two_if_it_is_told(bit, flag):
     layout = layout_of((0, 0, 1, 1), classes=[3], **{flag: [True]})
     told = layout_tokens(layout, LayoutVocabulary(10))
@@ -150,9 +150,8 @@ def test_the_empty_layout_is_nothing_in_the_whole_picture():
         (lambda: LayoutVocabulary(0), "source with classes"),
         (lambda: LayoutVocabulary(8, flags=("is_big",)), "'is_big'"),
         (
-            lambda: (
-                layout_tokens(layout_of((0, 0, 1, 1)), LayoutVocabulary(1, 1)).sum()
-                + layout_tokens(layout_of(*[(0, 0, 1, 1)] * 2), LayoutVocabulary(2, 1))
+            lambda: layout_tokens(
+                layout_of(*[(0, 0, 1, 1)] * 2), LayoutVocabulary(2, 1)
             ),
             "2 objects and the model reads 1",
         ),
