@@ -56,6 +56,8 @@ def test_batches_hold_arrays_of_the_promised_types(reference):
         "class_label": ("int32", (BATCH,)),
         "index": ("int32", (BATCH,)),
         "flip": ("int32", (BATCH,)),
+        "crop_box": ("float32", (BATCH, 4)),
+        "original_size": ("int32", (BATCH, 2)),
     }
 
 

@@ -1,8 +1,16 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.data.transforms import Chain, SquareImage, Tokenize, WithMirror, draw
+from ldm_jax.data.transforms import (
+    AddGeometry,
+    Chain,
+    SquareImage,
+    Tokenize,
+    WithMirror,
+    draw,
+)
 
 
 def generator(seed=0):
@@ -110,6 +118,11 @@ def test_a_long_strip_is_never_resized_whole():
         ({"resize": "smallest_8"}, "too small"),
         ({"crop": "left"}, "data.crop"),
         ({"flip_rate": 1.5}, "data.flip_rate"),
+        ({"crop_scale": (1.0, 0.5)}, "data.crop_scale"),
+        (
+            {"crop_scale": (0.5, 1.0), "crop": "random", "resize": "smallest_24"},
+            "fixes the scale",
+        ),
     ],
 )
 def test_an_unknown_choice_is_named(choices, message):
@@ -129,3 +142,112 @@ def test_tokens_join_the_picture_and_draw_nothing():
     alone = square(example, np.random.default_rng(3))
     np.testing.assert_array_equal(both["image"], alone["image"])
     np.testing.assert_array_equal(both["tokens"], [6])
+
+
+def test_the_first_three_draws_are_those_of_runs_before_there_was_a_fourth():
+    np.testing.assert_array_equal(draw(generator(7))[:3], generator(7).random(3))
+    assert draw(generator(7))[:3] == (
+        0.625095466604667,
+        0.8972138009695755,
+        0.7756856902451935,
+    )
+
+
+@pytest.mark.parametrize("shape", [(40, 70), (33, 20), (16, 50), (100, 99), (5, 9)])
+def test_area_is_opencvs_of_the_central_square(shape):
+    source = example(*shape)
+    height, width = shape
+    side, top, left = min(shape), (height - min(shape)) // 2, (width - min(shape)) // 2
+    square = source["image"][top : top + side, left : left + side]
+    expected = cv2.resize(square, (16, 16), interpolation=cv2.INTER_AREA)
+    result = SquareImage(16, resize="area")(source, generator())
+    pixels = np.rint((result["image"] + 1) * 127.5)
+    assert np.abs(pixels - expected).max() <= 1  # which rounds halves differently
+    box = [left / width, top / height, (left + side) / width, (top + side) / height]
+    np.testing.assert_allclose(result["crop_box"], box, rtol=1e-6)
+    assert result["original_size"].tolist() == [height, width]
+
+
+def coordinates(height, width):
+    """A picture that tells where each of its pixels was, as labels do."""
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([rows, columns, 0 * rows], -1).astype(np.uint8)
+    return {"image": pixels, "segmentation": (rows * 256 + columns).astype(np.int32)}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"crop": "random"},
+        {"resize": "smallest_20", "crop": "random"},
+        {"resize": "area", "crop": "random", "crop_scale": (0.5, 1.0)},
+        {"resize": "smallest_antialias", "crop": "random", "crop_scale": (0.0, 1.0)},
+        {"resize": "square_bicubic"},
+    ],
+)
+def test_labels_and_crop_box_follow_the_picture(choices):
+    source = coordinates(48, 90)
+    square = SquareImage(16, flip_rate=0.5, **choices)
+    flips = set()
+    for seed in range(20):
+        result = square(source, generator(seed))
+        flips.add(int(result["flip"]))
+        shown = np.rint((result["image"] + 1) * 127.5)[..., :2]
+        labels = np.stack(np.divmod(result["segmentation"], 256), -1)
+        assert labels.shape == (16, 16, 2) and result["segmentation"].dtype == np.int32
+        # The nearest of the pixels that a new one covers, or is mixed of.
+        step = (result["crop_box"][2:] - result["crop_box"][:2])[::-1] * (48, 90) / 16
+        assert np.all(np.abs(shown - labels)[1:-1, 1:-1] <= step / 2 + 1)
+        left, top, right, bottom = result["crop_box"] * (90, 48, 90, 48)
+        columns = labels[..., 1][:, ::-1] if result["flip"] else labels[..., 1]
+        assert np.all(np.diff(columns, axis=1) >= 0)
+        assert np.abs(columns[0, 0] - left) <= step[1]
+        assert np.abs(columns[0, -1] - right) <= step[1] + 1
+        assert np.abs(labels[0, 0, 0] - top) <= step[0]
+        assert np.abs(labels[-1, 0, 0] - bottom) <= step[0] + 1
+    assert flips == {0, 1}
+
+
+def test_the_crops_side_is_uniform_between_its_limits():
+    source = example(40, 60)
+    sides = {}
+    for low in (0.5, 0.0):
+        square = SquareImage(16, crop="random", resize="area", crop_scale=(low, 1.0))
+        boxes = [square(source, generator(s))["crop_box"] for s in range(300)]
+        sides[low] = [round(float(box[3] - box[1]) * 40) for box in boxes]
+        widths = [round(float(box[2] - box[0]) * 60) for box in boxes]
+        assert widths == sides[low]  # squares
+    assert min(sides[0.5]) == 20 and max(sides[0.5]) == 39
+    assert min(sides[0.0]) == 16  # of `image_size` pixels at least
+    assert abs(np.mean(sides[0.5]) - 29.5) < 1.5
+    plain = SquareImage(16, crop="random", resize="area").for_evaluation()
+    assert square.for_evaluation() == plain and not square.is_cacheable
+
+
+def test_a_label_map_of_another_size_is_named():
+    source = coordinates(20, 30) | {"name": "a/b.jpg"}
+    source["segmentation"] = source["segmentation"][:, :29]
+    with pytest.raises(
+        ValueError, match="a/b.jpg has 20x29 pixels and the picture 20x30"
+    ):
+        SquareImage(16)(source, generator())
+
+
+def test_geometry_says_how_a_picture_was_cut():
+    source = example(40, 60)
+    square = SquareImage(16, "area", "random", 0.5, (0.5, 1.0))
+    for seed in range(10):
+        square_result = square(source, generator(seed))
+        geometry = AddGeometry()(square_result, generator())["geometry"]
+        left, top, right, _ = square_result["crop_box"] * (60, 40, 60, 40)
+        left = 60 - right if square_result["flip"] else left
+        assert geometry.dtype == np.int32
+        assert geometry.tolist() == [
+            40,
+            60,
+            round(float(top)),
+            round(float(left)),
+            16,
+            16,
+        ]
