@@ -6,6 +6,7 @@ Parameters come in top-level groups: "backbone" and "conditioner" are trained, t
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -13,22 +14,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Shaped
 
-from ldm_jax.arrays import normal_like
 from ldm_jax.autoencoders.latent import Code, Gaussian
 from ldm_jax.conditioners.base import latent_fields, take_field
 from ldm_jax.diffusion.denoise import Denoised, DenoiseFn
 from ldm_jax.diffusion.predictions import Prediction
 from ldm_jax.diffusion.schedules import Level, Schedule
-from ldm_jax.guidance import Guidance, guide
-from ldm_jax.nn.conditioning import Conditioning, stack
-from ldm_jax.rng import example_keys, named_keys
-from ldm_jax.samplers.base import Plan, Sampler, sample_with_previews
-from ldm_jax.samplers.masked import Known, masked
+from ldm_jax.nn.conditioning import Conditioning
+from ldm_jax.rng import named_keys
+from ldm_jax.tiling import Tiling, tiled
 
 PyTree = Any
 Params = Mapping[str, PyTree]
 Batch = Mapping[str, jax.Array]
-Wrap = Callable[[DenoiseFn, Params, Conditioning], DenoiseFn]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +108,7 @@ class LatentDiffusion:
         latent_scale: Float[Array, ""] | float | None = None,
         train: bool = False,
         drop_key: jax.Array | None = None,
+        tiling: Tiling | None = None,
     ) -> Conditioning:
         """The condition of a batch; empty for an unconditional model.
 
@@ -120,6 +118,7 @@ class LatentDiffusion:
         Args:
           latent_scale: needed only by conditioners with `latent_fields`.
           drop_key: drives condition dropout; needed only with `train=True`.
+          tiling: of the latents' grid, to encode large pictures in tiles.
 
         Raises:
           ValueError: if the batch lacks a field, or the latent scale is needed and None.
@@ -127,26 +126,39 @@ class LatentDiffusion:
         if self.conditioner is None:
             return Conditioning()
         for name in latent_fields(self.conditioner):
-            z = self._encode_mode(frozen, take_field(batch, name), name, latent_scale)
+            if latent_scale is None:
+                raise ValueError(
+                    f"the batch field {name!r} enters the condition as a latent: pass "
+                    "latent_scale to `condition`"
+                )
+            image = take_field(batch, name)
+            z = self.encode_mode(frozen, image, latent_scale, tiling=tiling)
             batch = {**batch, name: z}
         conditioner = _conditioner_params(params, frozen)
         streams = {} if drop_key is None else {"drop": drop_key}
         return _apply(self.conditioner, conditioner, batch, train=train, rngs=streams)
 
-    def _encode_mode(
+    def encode_mode(
         self,
         frozen: Params,
         image: Float[Array, "b H W 3"],
-        name: str,
-        latent_scale: Float[Array, ""] | float | None,
+        latent_scale: Float[Array, ""] | float,
+        *,
+        tiling: Tiling | None = None,
     ) -> Float[Array, "b h w c"]:
-        if latent_scale is None:
-            raise ValueError(
-                f"the batch field {name!r} enters the condition as a latent: pass "
-                "latent_scale to `condition`"
-            )
-        autoencoder = frozen["autoencoder"]
-        latent = _apply(self.autoencoder, autoencoder, image, method="encode")
+        """Scaled latents in float32 without a draw: the mode of the posterior.
+
+        With a `tiling` of the latents' grid the moments of tiles are blended, those of a
+        KL posterior too; the reference has patches for VQ alone.
+        """
+        autoencoder, f = frozen["autoencoder"], self.autoencoder.downsampling_factor
+
+        def moments(image: Array) -> Array:
+            return _apply(self.autoencoder, autoencoder, image, method="encode").moments
+
+        fine = None if tiling is None else tiling.times(f)
+        blended = tiled(moments, fine, out_scale=Fraction(1, f))(image)
+        latent = self._latent_type.from_moments(blended)
         return latent.mode().astype(jnp.float32) * latent_scale
 
     def null_condition(
@@ -179,12 +191,23 @@ class LatentDiffusion:
         backbone = params["backbone"]
         return _apply(self.backbone, backbone, x, t, cond, train=train, rngs=streams)
 
-    def denoise_fn(self, params: Params, cond: Conditioning) -> DenoiseFn:
-        """The model as samplers see it, with its condition bound."""
+    def denoise_fn(
+        self, params: Params, cond: Conditioning, *, tiling: Tiling | None = None
+    ) -> DenoiseFn:
+        """The model as samplers see it, with its condition bound.
+
+        With a `tiling` of the latents' grid the network sees one tile at a time, of x and
+        of the maps in `cond.concat`, and all tokens and vectors; its outputs are blended.
+        """
 
         def denoise(x: Array, level: Level) -> Denoised:
             t = jnp.full(x.shape[0], level.t, jnp.float32)
-            output = self.predict(params, x, t, cond)
+
+            def predict(maps: tuple[Array, Array | None]) -> Array:
+                x, concat = maps
+                return self.predict(params, x, t, _with_concat(cond, concat))
+
+            output = tiled(predict, tiling)((x, cond.concat))
             return self.prediction.read(
                 output, x, level.signal_scale, level.noise_scale
             )
@@ -198,17 +221,21 @@ class LatentDiffusion:
         latent_scale: Float[Array, ""] | float,
         *,
         chunk_size: int | None = None,
+        tiling: Tiling | None = None,
     ) -> Float[Array, "b H W 3"]:
         """Images of scaled latents, about [-1, 1] and not clipped.
 
-        `chunk_size` bounds how many are decoded at a time, and with it the memory.
+        Two bounds of the memory: `chunk_size` latents at a time, and of them one tile of
+        a `tiling` of their grid.
         """
         autoencoder = frozen["autoencoder"]
 
-        def decode_all(z: Array) -> Array:
+        def decode_tile(z: Array) -> Array:
             z = z / latent_scale
             return _apply(self.autoencoder, autoencoder, z, method="decode")
 
+        f = self.autoencoder.downsampling_factor
+        decode_all = tiled(decode_tile, tiling, out_scale=f)
         if chunk_size is None or chunk_size >= z.shape[0]:
             return decode_all(z)
         return _map_chunks(decode_all, z, chunk_size)
@@ -227,109 +254,6 @@ def measure_latent_scale(latents: Float[Array, "b h w c"]) -> Float[Array, ""]:
     return 1 / jnp.std(latents.astype(jnp.float32), ddof=1)
 
 
-def make_sample_fn(
-    ldm: LatentDiffusion,
-    sampler: Sampler,
-    *,
-    batch_size: int,
-    latent_size: tuple[int, int],
-    decode_chunk_size: int | None = None,
-    wrap: Wrap | None = None,
-) -> Callable[..., Any]:
-    """Noise to images as one pure function: jit it, shard it, differentiate it.
-
-    Args:
-      ldm: the model.
-      sampler: a value of `SAMPLERS`.
-      batch_size: images per call.
-      latent_size: height and width of the latents; any that the backbone takes.
-      decode_chunk_size: images decoded at a time; None for all.
-      wrap: `(denoise_fn, params, cond) -> denoise_fn`, around the guided model: a limit
-        on x0, a second model, a function of one's own (see `guidance` and
-        `diffusion.denoise`). Arrays it needs may lie in further groups of `params`.
-
-    Returns:
-      `sample_fn(params, key, plan, conditioning=None, **uses) -> image` `[b H W 3]`,
-      float32 in [-1, 1]. Everything that a user turns is an argument, so nothing of it
-      compiles anew: `params` has the groups "backbone", "autoencoder", "latent_scale"
-      and "conditioner" if there is one; `plan` comes from `sampler.plan` (with `pad`, any
-      number of steps); `conditioning` holds the batch fields that the conditioner reads.
-      All noise of an image comes from its own key: `key` is `[b]` of them, or one, which
-      stands for `example_keys(key, arange(b))`; so an image does not depend on the batch
-      it is drawn in (but for float rounding). Uses, each by keyword:
-
-      guidance: a `Guidance`; the backbone then runs on doubled batches. The reference
-        skips it at scale 1, which is `None` here.
-      negative: batch fields, such as a negative prompt, in place of the null condition.
-      start: scaled latents `[b h w c]` to diffuse to the plan's first level and start from
-        (see `from_strength`); None for pure noise.
-      known: a `Known`: scaled latents to keep, and where.
-      preview_steps: int32 `[p]`; the result is then `(image, previews)`, `[p b H W 3]`:
-        the model's decoded x0 at these steps.
-    """
-    shape = (batch_size, *latent_size, ldm.autoencoder.latent_channels)
-
-    def sample_fn(
-        params: Params,
-        key: jax.Array,
-        plan: Plan,
-        conditioning: Batch | None = None,
-        *,
-        guidance: Guidance | None = None,
-        negative: Batch | None = None,
-        start: Float[Array, "b h w c"] | None = None,
-        known: Known | None = None,
-        preview_steps: Array | None = None,
-    ) -> Any:
-        if key.ndim == 0:
-            key = example_keys(key, jnp.arange(batch_size))
-        keys = named_keys(key, "noise", "steps", "known")
-        x = normal_like(keys["noise"], jnp.zeros(shape))
-        if start is not None:
-            x = plan.start.signal_scale * start + plan.start.noise_scale * x
-        scale = params["latent_scale"]
-        cond = ldm.condition(params, params, conditioning or {}, latent_scale=scale)
-        denoise_fn = _guided(ldm, params, cond, negative, guidance, batch_size)
-        if wrap is not None:
-            denoise_fn = wrap(denoise_fn, params, cond)
-        run = sampler if known is None else masked(sampler, known, keys["known"])
-        chosen = jnp.zeros((0,), jnp.int32) if preview_steps is None else preview_steps
-        z, previews = sample_with_previews(
-            denoise_fn, run, plan, x, keys["steps"], chosen
-        )
-
-        def to_images(z: Array) -> Array:
-            scale = params["latent_scale"]
-            image = ldm.decode(params, z, scale, chunk_size=decode_chunk_size)
-            return jnp.clip(image.astype(jnp.float32), -1, 1)
-
-        if preview_steps is None:
-            return to_images(z)
-        return to_images(z), jax.lax.map(to_images, previews)
-
-    return sample_fn
-
-
-def _guided(
-    ldm: LatentDiffusion,
-    params: Params,
-    cond: Conditioning,
-    negative: Batch | None,
-    guidance: Guidance | None,
-    batch_size: int,
-) -> DenoiseFn:
-    """The model with its condition bound, and guided if asked to."""
-    if guidance is None:
-        return ldm.denoise_fn(params, cond)
-    if negative is None:
-        uncond = ldm.null_condition(params, params, batch_size)
-    else:
-        scale = params["latent_scale"]
-        uncond = ldm.condition(params, params, negative, latent_scale=scale)
-    doubled = ldm.denoise_fn(params, stack(uncond, cond))
-    return guide(doubled, guidance, prediction=ldm.prediction)
-
-
 def _map_chunks(fn: Callable[[Array], Array], x: Array, chunk_size: int) -> Array:
     """`fn` over slices of the batch axis in turn; the last slice is padded."""
     num_chunks = -(-x.shape[0] // chunk_size)
@@ -341,6 +265,10 @@ def _map_chunks(fn: Callable[[Array], Array], x: Array, chunk_size: int) -> Arra
 
 def _apply(module: nn.Module, params: PyTree, *args: Any, **kwargs: Any) -> Any:
     return module.apply({"params": params}, *args, **kwargs)
+
+
+def _with_concat(cond: Conditioning, concat: Array | None) -> Conditioning:
+    return Conditioning(cond.tokens, concat, cond.vector)
 
 
 def _conditioner_params(params: Params, frozen: Params) -> PyTree:

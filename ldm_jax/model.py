@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from ldm_jax import build
 from ldm_jax import sampling_inputs as inputs
 from ldm_jax.arrays import image_to_pixels, pixels_to_image
-from ldm_jax.latent_diffusion import LatentDiffusion, Wrap, make_sample_fn
+from ldm_jax.latent_diffusion import LatentDiffusion
 from ldm_jax.rng import example_keys
+from ldm_jax.sample_fn import Wrap, make_sample_fn
 from ldm_jax.samplers.masked import Known
 from ldm_jax.training import sharding
 

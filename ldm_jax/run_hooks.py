@@ -16,9 +16,9 @@ import numpy as np
 from ldm_jax import build
 from ldm_jax.arrays import image_grid, image_to_pixels
 from ldm_jax.evaluating import during_training
-from ldm_jax.latent_diffusion import make_sample_fn
 from ldm_jax.rng import named_key
 from ldm_jax.run_data import Batch, Run, validation_batches
+from ldm_jax.sample_fn import make_sample_fn
 from ldm_jax.training import checkpoints, hooks, loop, sharding
 from ldm_jax.training.metrics import Console, Writer
 from ldm_jax.training.state import TrainState

@@ -79,7 +79,10 @@ def tile_weights(height: int, width: int) -> Float[Array, "h w 1"]:
 
 
 def tiled(
-    fn: Callable[[PyTree], Array], tiling: Tiling, *, out_scale: int | Fraction = 1
+    fn: Callable[[PyTree], Array],
+    tiling: Tiling | None,
+    *,
+    out_scale: int | Fraction = 1,
 ) -> Callable[[PyTree], Array]:
     """`fn` on one tile at a time, its results blended by `tile_weights`.
 
@@ -90,7 +93,7 @@ def tiled(
       fn: one array or several of the same grid (any pytree), each `[b th tw c]`, to one
         array `[b k*th k*tw d]` with k = `out_scale`. What it closes over, such as the
         tokens of a condition, is the same for all tiles.
-      tiling: in pixels of the inputs.
+      tiling: in pixels of the inputs; None for `fn` as it is.
       out_scale: output pixels for one input pixel: 4 for a decoder with f = 4,
         `Fraction(1, 4)` for its encoder.
 
@@ -100,6 +103,8 @@ def tiled(
     Raises:
       ValueError: if a tile or the picture does not start and end at whole output pixels.
     """
+    if tiling is None:
+        return fn
 
     def whole(x: PyTree) -> Array:
         b, h, w = jax.tree.leaves(x)[0].shape[:3]

@@ -13,8 +13,9 @@ from tiny_latent_diffusion import (
 
 from ldm_jax.autoencoders import AUTOENCODERS
 from ldm_jax.guidance import Guidance
-from ldm_jax.latent_diffusion import make_sample_fn, measure_latent_scale
+from ldm_jax.latent_diffusion import measure_latent_scale
 from ldm_jax.rng import example_keys
+from ldm_jax.sample_fn import make_sample_fn
 from ldm_jax.samplers import SAMPLERS, bucket, make_levels, pad
 from ldm_jax.samplers.grids import from_strength
 

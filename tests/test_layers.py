@@ -10,7 +10,7 @@ L0 = {"arrays", "lazy_array", "rng", "trees"}
 L0 |= {"safe_pickle", "stored_tensor", "torch_archive"}
 L1 = {"diffusion", "nn", "training"}
 L2 = {"autoencoders", "backbones", "conditioners", "adversarial", "features"}
-L3 = {"samplers", "guidance", "tiling", "latent_diffusion"}
+L3 = {"samplers", "guidance", "tiling", "latent_diffusion", "sample_fn"}
 L4 = {"tasks", "evaluation", "interop"}
 COMPOSITION = {
     "__init__",
@@ -24,6 +24,7 @@ COMPOSITION = {
     "model",
     "plan",
     "pretrained",
+    "retrieving",
     "run",
     "run_data",
     "run_hooks",
@@ -38,7 +39,8 @@ ALLOWED = (
     | dict.fromkeys(L2, L0 | {"nn"})
     | {"samplers": L0 | {"diffusion"}, "guidance": L0 | {"diffusion"}}
     | {"tiling": L0 | {"diffusion"}}
-    | {"latent_diffusion": L0 | L2 | {"diffusion", "guidance", "samplers", "nn"}}
+    | {"latent_diffusion": L0 | L2 | {"diffusion", "nn", "tiling"}}
+    | {"sample_fn": L0 | {"diffusion", "nn"} | (L3 - {"sample_fn"})}
     | dict.fromkeys(L4, L0 | {"diffusion", "nn"} | L2 | L3)
 )
 ALLOWED["torch_archive"] = {"safe_pickle", "stored_tensor"}
@@ -46,7 +48,12 @@ ALLOWED["tasks"] = ALLOWED["tasks"] | {"training"}
 
 # Third-party packages that only these files may import (paths under the root).
 CONFINED = {
-    "orbax": ("ldm_jax/training/checkpoints.py", "ldm_jax/training/streaming.py"),
+    "orbax": (
+        "ldm_jax/training/checkpoints.py",
+        "ldm_jax/training/checkpoint_files.py",
+        "ldm_jax/training/checkpoint_writer.py",
+        "ldm_jax/training/streaming.py",
+    ),
     "grain": ("ldm_jax/data/",),
     "array_record": ("ldm_jax/data/", "tools/"),
     "tensorboardX": ("ldm_jax/training/metrics.py",),

@@ -33,9 +33,9 @@ from ldm_jax.evaluation.curves import draw_curves
 from ldm_jax.evaluation.extraction import Accumulator, Features, extract_fn
 from ldm_jax.evaluation.health import diagnose
 from ldm_jax.features.networks import find_network
-from ldm_jax.latent_diffusion import make_sample_fn
 from ldm_jax.rng import example_keys, named_key
 from ldm_jax.run_data import Run
+from ldm_jax.sample_fn import make_sample_fn
 from ldm_jax.training import loop, sharding
 from ldm_jax.training.metrics import Writer
 from ldm_jax.training.state import TrainState
