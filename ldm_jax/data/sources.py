@@ -2,6 +2,7 @@
 
 from ldm_jax.data import array_record_files, folder, tfds_builders
 from ldm_jax.data.datasets import DATASETS
+from ldm_jax.data.datasets.emoji_scenes import EmojiScenes
 from ldm_jax.data.records import ImageSource
 
 FORMATS = {
@@ -11,8 +12,10 @@ FORMATS = {
 }
 
 
-def open_source(spec: str, *, split: str = "train") -> ImageSource:
-    """Open `folder:PATH`, `tfds:NAME[:split]`, `array_record:GLOB` or `emoji64[:split]`.
+def open_source(spec: str, *, split: str = "train") -> ImageSource | EmojiScenes:
+    """Open `folder:PATH`, `tfds:NAME[:split]`, `array_record:GLOB` or a vendored set.
+
+    Those are `emoji64[:split]` and `emoji_scenes[:split]`.
 
     Args:
       spec: the value of `config.data.source`; a split in it goes before `split`.
@@ -25,7 +28,7 @@ def open_source(spec: str, *, split: str = "train") -> ImageSource:
     if kind in FORMATS:
         return ImageSource(FORMATS[kind](spec, rest, split))
     if kind in DATASETS:
-        return ImageSource(DATASETS[kind](spec, rest or split))
+        return DATASETS[kind](spec, rest or split)
     forms = ["folder:PATH", "tfds:NAME[:split]", "array_record:GLOB", *DATASETS]
     raise ValueError(
         f"data.source is {spec!r}, which names no data: give one of {', '.join(forms)}"

@@ -8,10 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ldm_jax.data.records import Record
+from ldm_jax.data.records import ImageSource, Record
 
 ARCHIVE = Path(__file__).resolve().parents[3] / "assets/emoji64/emoji64.zip"
 SPLITS = ("train", "val", "all")
+
+
+def open_source(spec: str, split: str) -> ImageSource:
+    """The decoded pictures of one split; see `open_reader`."""
+    return ImageSource(open_reader(spec, split))
 
 
 def open_reader(spec: str, split: str) -> "Emoji64Reader":
