@@ -60,17 +60,14 @@ class Layout:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Layout):
             return NotImplemented
-        names = [field.name for field in dataclasses.fields(self)]
-        return all(np.array_equal(getattr(self, n), getattr(other, n)) for n in names)
+        theirs = _arrays(other)
+        return all(np.array_equal(v, theirs[n]) for n, v in _arrays(self).items())
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
-    def take(self, which: np.ndarray) -> "Layout":
-        """The objects at some indices or of a mask, in that order."""
-        fields = dataclasses.fields(self)
-        return Layout(
-            **{field.name: getattr(self, field.name)[which] for field in fields}
-        )
+    def take(self, which: np.ndarray | slice) -> "Layout":
+        """The objects at some indices, of a slice or of a mask, in that order."""
+        return Layout(**{name: array[which] for name, array in _arrays(self).items()})
 
 
 def is_in(layout: Layout, crop_box: CropBox) -> Bool[np.ndarray, " n"]:
@@ -101,3 +98,16 @@ def mirrored(
     left, top, right, bottom = crop_box
     crop_box = np.array([1 - right, top, 1 - left, bottom], np.float32)
     return dataclasses.replace(layout, boxes=boxes), crop_box
+
+
+def concatenate(layouts: Sequence[Layout]) -> Layout:
+    """The objects of several layouts in one."""
+    arrays = [_arrays(layout) for layout in layouts]
+    return Layout(
+        **{name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]}
+    )
+
+
+def _arrays(layout: Layout) -> dict[str, np.ndarray]:
+    names = [field.name for field in dataclasses.fields(layout)]
+    return {name: getattr(layout, name) for name in names}
