@@ -73,11 +73,14 @@ def log(writers: Sequence[Writer], throughput: Throughput) -> Hook:
 def save_checkpoint(
     manager: checkpoints.Manager, meta: Mapping[str, Any] | None = None
 ) -> Hook:
-    """Start a checkpoint of this step, unless its loss or gradient is not finite."""
+    """Start a checkpoint of this step, unless its loss or gradient is not finite.
+
+    A full disk is a warning: the next one is another try.
+    """
 
     def hook(step: int, state: TrainState, metrics: Metrics) -> None:
         check_finite(step, metrics)
-        checkpoints.save(manager, state, meta)
+        checkpoints.save_if_possible(manager, state, meta)
 
     return hook
 

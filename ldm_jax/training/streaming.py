@@ -20,6 +20,7 @@ from orbax.checkpoint import type_handlers
 from ldm_jax import trees
 from ldm_jax.lazy_array import LazyArray, read_array
 from ldm_jax.training import checkpoints
+from ldm_jax.training.checkpoint_files import SummedFolder, not_written
 
 PyTree = Any
 
@@ -62,22 +63,28 @@ def write_checkpoint(
         )
     )
     options = ocp.CheckpointManagerOptions(
-        create=True, enable_async_checkpointing=False
+        create=True,
+        enable_async_checkpointing=False,
+        temporary_path_class=SummedFolder,
     )
     handlers = {name: handler for name in items} | {"meta": ocp.JsonCheckpointHandler()}
     args = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
     meta = {**(meta or {}), "step": step}
+    composite = ocp.args.Composite(**args, meta=ocp.args.JsonSave(meta))
     with ocp.CheckpointManager(
         directory, options=options, item_handlers=handlers
     ) as manager:
-        composite = ocp.args.Composite(**args, meta=ocp.args.JsonSave(meta))
-        manager.save(step, args=composite)
+        try:
+            manager.save(step, args=composite)
+        except OSError as error:
+            raise not_written(directory, step, num_bytes, error) from error
 
 
 def open_item(workdir: str | Path, item: str, *, step: int | None = None) -> PyTree:
     """The tree of an item as `LazyArray`s, `{}` if the run has none.
 
-    Arrays are fetched in batches, of which the last is kept: read them in tree order.
+    The item's files are compared with their checksums first. Arrays are fetched in
+    batches, of which the last is kept: read them in tree order.
 
     Raises:
       FileNotFoundError: if there is no checkpoint, or none of that step.
@@ -85,6 +92,7 @@ def open_item(workdir: str | Path, item: str, *, step: int | None = None) -> PyT
     """
     directory = checkpoints.checkpoint_dir(workdir)
     step = checkpoints.resolve_step(directory, step)
+    checkpoints.check_intact(directory, step, (item,))
     if not (directory / str(step) / item).exists():
         return {}
     flat = trees.flatten(checkpoints.item_shapes(directory, step, item))

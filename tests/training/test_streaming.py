@@ -11,6 +11,7 @@ import pytest
 from ldm_jax import trees
 from ldm_jax.lazy_array import LazyArray, read_array
 from ldm_jax.training import checkpoints, streaming
+from ldm_jax.training.state import TrainState
 
 
 def values():
@@ -61,7 +62,7 @@ def test_any_checkpoint_can_be_opened_lazily(tmp_path):
 
 def test_what_a_run_saved_can_be_opened_lazily(tmp_path):
     large = jnp.arange(300 * 400, dtype=jnp.float32).reshape(300, 400)
-    state = checkpoints.TrainState(
+    state = TrainState(
         step=jnp.int32(5),
         params={"backbone": {"large": large, "bias": jnp.ones(3)}},
         ema=None,
