@@ -4,6 +4,7 @@ Suvorov et al. 2022, "Resolution-robust Large Mask Inpainting with Fourier
 Convolutions". Shapes are drawn on a canvas of whole units and scaled to pixels.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,20 +16,20 @@ from PIL import Image, ImageDraw
 class Line(NamedTuple):
     """A thick line with round ends, in canvas units."""
 
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    width: float
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    width: int
 
 
 class Box(NamedTuple):
     """A filled rectangle, in canvas units; the far sides are outside it."""
 
-    left: float
-    top: float
-    right: float
-    bottom: float
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ class Strokes:
         lines: list[Line | Box] = []
         x, y = int(generator.integers(width)), int(generator.integers(height))
         for _ in range(1 + generator.integers(5)):
-            angle = sign * (0.01 + generator.integers(self.max_angle))
-            length = 10 + generator.integers(self.max_length)
+            angle = sign * (0.01 + int(generator.integers(self.max_angle)))
+            length = 10 + int(generator.integers(self.max_length))
             thickness = 5 + int(generator.integers(self.max_width))
-            to_x = int(np.clip(int(x + length * np.sin(angle)), 0, width))
-            to_y = int(np.clip(int(y + length * np.cos(angle)), 0, height))
+            to_x = min(max(int(x + length * math.sin(angle)), 0), width)
+            to_y = min(max(int(y + length * math.cos(angle)), 0), height)
             lines.append(Line(x, y, to_x, to_y, thickness))
             x, y = to_x, to_y
         return lines
@@ -120,15 +121,17 @@ def rasterize(
             far = max(left, right - 1), max(top, bottom - 1)  # Pillow draws these too
             pen.rectangle((left, top, *far), fill=1)
         else:
-            _draw_line(pen, *(round(value * scale) for value in shape))
+            _draw_line(pen, shape, scale)
     return np.array(image)
 
 
-def _draw_line(
-    pen: ImageDraw.ImageDraw, x0: int, y0: int, x1: int, y1: int, width: int
-) -> None:
-    """Pillow's lines end bluntly; OpenCV's, which LaMa uses, in half discs."""
-    pen.line((x0, y0, x1, y1), fill=1, width=max(1, width))
-    radius = (max(1, width) - 1) / 2
+def _draw_line(pen: ImageDraw.ImageDraw, line: Line, scale: float) -> None:
+    """As OpenCV, which LaMa draws with: half discs at the ends, and all pixels that the
+    outline touches, which makes a line of 5 or 6 units cover 7."""
+    covered = 2 * ((line.width + 1) // 2) + 1
+    width = max(1, round(covered * scale))
+    x0, y0, x1, y1 = (round(value * scale) for value in line[:4])
+    pen.line((x0, y0, x1, y1), fill=1, width=width)
+    radius = (width - 1) / 2
     for x, y in ((x0, y0), (x1, y1)):
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)

@@ -18,7 +18,7 @@ from jaxtyping import Bool
 
 from ldm_jax.data.hole_shapes import Boxes, Strokes, rasterize
 
-_ATTEMPTS = 100
+_ATTEMPTS = 50  # LaMa's thick holes are too large in one draw of three
 
 
 @dataclass(frozen=True)
