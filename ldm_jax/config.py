@@ -61,14 +61,32 @@ def run_cli(main: Callable[[], None], required: tuple[str, ...] = ()) -> None:
         _log_plainly()
         try:
             main()
-        except (ValueError, TypeError, OSError) as error:
-            if "\n" in str(error).strip() and not isinstance(error, OSError):
-                raise  # not one of our sentences: a bug, so show all of it
-            _fail(str(error))
-        except KeyboardInterrupt:
-            _fail("interrupted", code=130)
+        except (Exception, KeyboardInterrupt) as error:
+            sys.exit(report(error))
 
     app.run(guarded, flags_parser=parse)
+
+
+def report(error: BaseException) -> int:
+    """Say what ended a command: a mistake of the user's in one sentence, a bug in full.
+
+    Returns:
+      The exit code.
+    """
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    is_mistake = isinstance(error, ValueError | TypeError | OSError)
+    if isinstance(error, KeyboardInterrupt):
+        sentence, code = "interrupted", 130
+    elif is_mistake and ("\n" not in str(error).strip() or isinstance(error, OSError)):
+        sentence, code = str(error), 2
+    else:
+        traceback.print_exception(error)
+        return 1
+    if os.environ.get("LDM_JAX_TRACEBACK"):
+        traceback.print_exception(error)
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    return code
 
 
 def _log_plainly() -> None:
