@@ -1,6 +1,7 @@
 """The training loop: a step function, data, and hooks."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -65,16 +66,17 @@ def run(
 def stop_on_signal() -> Iterator[Callable[[int], bool]]:
     """A `should_stop` that turns true after SIGTERM or Ctrl-C, at the end of a step.
 
-    A second signal has its usual effect at once. With several processes, jax.distributed
-    owns SIGTERM, and all of them stop at the step that it agrees on.
+    A second Ctrl-C, or a second signal of a single process, has its usual effect at once.
+    With several processes it is enough that one of them gets the signal: JAX's runtime
+    tells the others, and all of them stop at the step that they agree on, so all must ask
+    after every step.
     """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False
         return
     requested = threading.Event()
+    is_alone = jax.process_count() == 1
+    handled = (signal.SIGTERM, signal.SIGINT) if is_alone else (signal.SIGINT,)
     previous = {}
 
     def restore() -> None:
@@ -82,13 +84,22 @@ def stop_on_signal() -> Iterator[Callable[[int], bool]]:
             signal.signal(signum, handler)
 
     def on_signal(signum: int, frame: object) -> None:
-        requested.set()
         restore()
-        logger.warning("stopping after this step; send it again to stop at once")
+        if signum == signal.SIGINT:
+            logger.warning(
+                "stopping after this step; press Ctrl-C again to stop at once"
+            )
+        if is_alone:
+            requested.set()
+        else:  # the runtime listens to this one
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in handled:
         previous[signum] = signal.signal(signum, on_signal)
     try:
-        yield lambda step: requested.is_set()
+        if is_alone:
+            yield lambda step: requested.is_set()
+        else:
+            yield multihost_utils.reached_preemption_sync_point
     finally:
         restore()
