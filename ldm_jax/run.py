@@ -27,10 +27,12 @@ from ldm_jax.run_hooks import checkpoint_meta, make_hooks
 from ldm_jax.training import (
     checkpoints,
     compilation,
+    distributed,
     loop,
     metrics,
     sharding,
     warm_start,
+    workdir_lock,
 )
 from ldm_jax.training.state import TrainState, create_state
 from ldm_jax.training.step import train_step
@@ -54,12 +56,24 @@ def train(
     Raises:
       ValueError, OSError: one sentence for whatever a user can get wrong.
     """
+    with distributed.on_first_process(workdir_lock.hold(workdir)):
+        _train_alone(config, workdir, devices)
+
+
+def _train_alone(
+    config: ConfigDict, workdir: Path, devices: Sequence[Any] | None
+) -> None:
+    """As the only run in the folder."""
     compilation.enable_compilation_cache(_cache_dir())
     run = _open(config, workdir, devices)
     manager = checkpoints.open_checkpoints(
         workdir, max_to_keep=config.train.keep_checkpoints
     )
-    with manager, loop.stop_on_signal() as should_stop:
+    with (
+        manager,
+        distributed.no_waiting_for_the_lost(),
+        loop.stop_on_signal() as should_stop,
+    ):
         state, shardings = _initial_state(run, manager)
         # Only now: a config that does not fit the checkpoint must not replace its own.
         if jax.process_index() == 0:
@@ -70,6 +84,11 @@ def train(
             logger.info("%s is at step %d already", workdir, int(state.step))
         checkpoints.save(manager, state, checkpoint_meta(run, int(state.step)))
         checkpoints.wait(manager)
+    if int(state.step) < config.train.num_steps:
+        logger.info(
+            "stopped at step %d and saved; the same command goes on from there",
+            int(state.step),
+        )
     _report_corrupt(run.source)
 
 
