@@ -54,7 +54,10 @@ def make_hooks(
     preview = hooks.preview(draw, run.workdir / "previews", writers)
     measure = during_training.measure_hook(run, (*writers, console))
     curves = during_training.curves_hook(run, writers)
-    beside = partial(hooks.untimed, throughput)
+
+    def beside(hook: loop.Hook) -> loop.Hook:
+        return hooks.untimed(throughput, hooks.unless_disk_full(hook))
+
     return [
         hooks.progress(console, throughput),
         hooks.every(

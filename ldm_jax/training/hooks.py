@@ -4,6 +4,7 @@ A hook is a function `hook(step, state, metrics)`, called after every step with 
 of steps done; `every` thins it out.
 """
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ldm_jax.training import checkpoints
+from ldm_jax.training.full_disk import is_full_disk
 from ldm_jax.training.loop import Hook, Metrics
 from ldm_jax.training.metrics import Console, Writer, check_finite, fetch
 from ldm_jax.training.state import TrainState
 from ldm_jax.training.throughput import Throughput
+
+logger = logging.getLogger(__name__)
 
 
 def every(n: int, hook: Hook, *, last_step: int | None = None) -> Hook:
@@ -40,6 +44,20 @@ def untimed(throughput: Throughput, hook: Hook) -> Hook:
             hook(step, state, metrics)
 
     return paused
+
+
+def unless_disk_full(hook: Hook) -> Hook:
+    """Leave out what `hook` would write, with a warning, while the disk is full."""
+
+    def spared(step: int, state: TrainState, metrics: Metrics) -> None:
+        try:
+            hook(step, state, metrics)
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+            logger.warning("WARNING: left out at step %d: %s", step, error)
+
+    return spared
 
 
 def progress(console: Console, throughput: Throughput) -> Hook:

@@ -18,6 +18,8 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from ldm_jax.training.full_disk import PatientFile
+
 logger = logging.getLogger(__name__)
 
 Scalars = dict[str, float | None]
@@ -59,13 +61,15 @@ def check_finite(step: int, metrics: Mapping[str, Any]) -> None:
 
 
 class JsonlWriter:
-    """Rows `{"step": ..., "loss": ..., ...}`; numbers that JSON lacks become null."""
+    """Rows `{"step": ..., "loss": ..., ...}`; numbers that JSON lacks become null.
+
+    While the disk is full, rows wait in memory.
+    """
 
     def __init__(self, path: str | Path, *, first_step: int = 0):
         """Append to `path`, after dropping its rows later than `first_step`."""
         truncate_rows(path, first_step)
-        self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = PatientFile(path)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """Append one row; it is on its way to the disk when this returns."""
@@ -73,14 +77,15 @@ class JsonlWriter:
             name: value if value is not None and math.isfinite(value) else None
             for name, value in scalars.items()
         }
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **row}) + "\n")
+        self._file.write(json.dumps({"step": step, **row}).encode() + b"\n")
+        self._file.flush()
 
     def write_image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Pictures are not kept here."""
 
     def close(self) -> None:
-        """Nothing is open between rows."""
+        """Nothing is open between rows; rows that wait for room have a last try."""
+        self._file.close()
 
 
 def truncate_rows(path: str | Path, last_step: int) -> None:
@@ -105,9 +110,13 @@ class TensorBoardWriter:
     """TensorBoard events through tensorboardX; events after `first_step` are hidden."""
 
     def __init__(self, directory: str | Path, *, first_step: int = 0):
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter, record_writer
 
-        self._events = SummaryWriter(str(directory), purge_step=first_step + 1)
+        # Its thread dies of a full disk, and then whoever adds an event waits for ever.
+        record_writer.register_writer_factory(_PatientFiles.PREFIX, _PatientFiles())
+        self._events = SummaryWriter(
+            f"{_PatientFiles.PREFIX}:{directory}", purge_step=first_step + 1
+        )
 
     def write_scalars(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """One scalar summary for each value that there is."""
@@ -122,6 +131,18 @@ class TensorBoardWriter:
     def close(self) -> None:
         """Flush and close the event file."""
         self._events.close()
+
+
+class _PatientFiles:
+    """How tensorboardX opens the files whose names start with `PREFIX:`."""
+
+    PREFIX = "patient"
+
+    def open(self, path: str) -> PatientFile:
+        return PatientFile(path.removeprefix(f"{self.PREFIX}:"))
+
+    def directory_check(self, path: str) -> None:
+        """The file makes its folder."""
 
 
 class Console:
