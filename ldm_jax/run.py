@@ -188,12 +188,12 @@ def step_fn(config: ConfigDict, experiment: build.Experiment, key: jax.Array):
 
 
 def _initial_state(run: Run, manager: Any) -> tuple[TrainState, PyTree]:
-    """The newest checkpoint's state, or a fresh one, laid out on the mesh."""
+    """The newest intact checkpoint's state, or a fresh one, laid out on the mesh."""
     create = create_fn(run.config, run.experiment)
     shapes = jax.eval_shape(create, run.key)
     shardings = sharding.infer_shardings(shapes, run.mesh)
     target = sharding.with_shardings(shapes, shardings)
-    step = manager.latest_step()
+    step = manager.newest_intact()
     if step is not None and warm_start.has_optimizer_state(run.workdir, step):
         state, _ = checkpoints.restore_state(manager, target)
         logger.info("resuming %s at step %d", run.workdir, int(state.step))
