@@ -20,7 +20,13 @@ import tokenizers
 from jaxtyping import Int32
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
-from ldm_jax.data.vocabularies import VOCABULARIES, Vocabulary, read_vocabulary
+from ldm_jax.data.vocabularies import (
+    VOCABULARIES,
+    WORD_PIECES,
+    Vocabulary,
+    read_vocabulary,
+    write_word_pieces,
+)
 
 # CLIP's words: contractions, runs of letters, single digits, runs of anything else.
 _CLIP_WORDS = (
@@ -34,7 +40,7 @@ class Tokenizer:
     """Texts to rows of ids of one length; picklable. Made by `load_tokenizer`.
 
     Attributes:
-      name: "bert" or "clip".
+      name: "bert", "clip", or "wordpiece": BERT's rules, another vocabulary.
       max_length: ids per text. Longer texts lose their end; the closing token stays.
       pad_token: what fills the rest of a row.
       backend: the `tokenizers` pipeline.
@@ -74,10 +80,10 @@ class Tokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         model = json.loads(self.backend.to_str())["model"]
-        tokens = sorted(model["vocab"], key=model["vocab"].get)
-        if self.name == "bert":
-            _write(folder / "vocab.txt", "".join(f"{token}\n" for token in tokens))
+        if self.name in WORD_PIECES:
+            write_word_pieces(folder, model["vocab"])
         else:
+            tokens = sorted(model["vocab"], key=model["vocab"].get)
             table = {token: index for index, token in enumerate(tokens)}
             _write(folder / "vocab.json", json.dumps(table, ensure_ascii=False))
             merges = "".join(f"{' '.join(pair)}\n" for pair in model["merges"])
@@ -96,9 +102,10 @@ def load_tokenizer(
     """The tokenizer `name` with the vocabulary in `folder`.
 
     Args:
-      name: "bert" (LDM's text models) or "clip" (Stable Diffusion 1 and 2).
-      folder: holds `vocab.txt` (bert), `vocab.json` and `merges.txt` (clip), or
-        `tokenizer.json`; "" is the vocabulary that comes with this package.
+      name: "bert" (LDM's text models), "clip" (Stable Diffusion 1 and 2) or "wordpiece"
+        (a vocabulary that `wordpiece.train_wordpiece` made).
+      folder: holds `vocab.txt` (bert, wordpiece), `vocab.json` and `merges.txt` (clip),
+        or `tokenizer.json`; "" is the vocabulary that comes with this package.
       max_length: ids per text; 77 in all published models.
       pad: the token that fills up a text; "" is the folder's own if its
         `tokenizer_config.json` names one, else `[PAD]` or `<|endoftext|>`.
@@ -125,7 +132,7 @@ def load_tokenizer(
             f"tokenizer.max_length is {max_length}; it must be at least 3: "
             "a word between the opening and the closing token"
         )
-    backend = {"bert": _bert, "clip": _clip}[name](vocabulary)
+    backend = (_bert if name in WORD_PIECES else _clip)(vocabulary)
     backend.add_special_tokens(
         [
             tokenizers.AddedToken(token, special=True, normalized=False)

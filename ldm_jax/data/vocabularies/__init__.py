@@ -1,4 +1,4 @@
-"""Token tables of the published text encoders: vendored beside this file, or in a folder.
+"""Token tables of text encoders: vendored beside this file, or in a folder.
 
 Each vendored folder is laid out as transformers lays out a tokenizer, with its licence
 and its source.
@@ -20,7 +20,8 @@ class Kind:
     """What every vocabulary of one name has in common.
 
     Attributes:
-      size: number of entries; the published encoders' embedding tables have as many rows.
+      size: number of entries; the published encoders' embedding tables have as many
+        rows. 0 is any number.
       special: tokens that a text may spell out in full.
       end: closes a text; the usual padding of clip.
       pad_token: the usual padding.
@@ -49,23 +50,26 @@ class Vocabulary:
     pad_token: str
 
 
+_BERT = Kind(
+    size=30_522,
+    special=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    end="[SEP]",
+    pad_token="[PAD]",
+    config={
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "strip_accents": None,
+        "tokenize_chinese_chars": True,
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+        "sep_token": "[SEP]",
+        "unk_token": "[UNK]",
+    },
+)
+
 VOCABULARIES = {
-    "bert": Kind(
-        size=30_522,
-        special=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
-        end="[SEP]",
-        pad_token="[PAD]",
-        config={
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": True,
-            "strip_accents": None,
-            "tokenize_chinese_chars": True,
-            "cls_token": "[CLS]",
-            "mask_token": "[MASK]",
-            "sep_token": "[SEP]",
-            "unk_token": "[UNK]",
-        },
-    ),
+    "bert": _BERT,
+    "wordpiece": dataclasses.replace(_BERT, size=0),  # of one's own captions
     "clip": Kind(
         size=49_408,
         special=("<|startoftext|>", "<|endoftext|>"),
@@ -81,10 +85,14 @@ VOCABULARIES = {
 }
 
 
-def read_vocabulary(name: str, folder: Path | str = "") -> Vocabulary:
-    """The vocabulary `name` ("bert", "clip") from `folder`; "" is the vendored one.
+# Those whose table is one token a line.
+WORD_PIECES = ("bert", "wordpiece")
 
-    Reads `vocab.txt` (bert), `vocab.json` + `merges.txt` (clip) or else
+
+def read_vocabulary(name: str, folder: Path | str = "") -> Vocabulary:
+    """The vocabulary `name` from `folder`; "" is the vendored one (bert, clip).
+
+    Reads `vocab.txt` (bert, wordpiece), `vocab.json` + `merges.txt` (clip) or else
     `tokenizer.json`, of which only the table is used.
 
     Raises:
@@ -104,11 +112,17 @@ def read_vocabulary(name: str, folder: Path | str = "") -> Vocabulary:
     return Vocabulary(ids, merges, pad_token)
 
 
+def write_word_pieces(folder: Path, ids: Mapping[str, int]) -> None:
+    """Write `vocab.txt`: a token a line, in the order of their ids."""
+    lines = "".join(f"{token}\n" for token in sorted(ids, key=lambda t: ids[t]))
+    (folder / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
+
+
 def _read_table(name: str, folder: Path) -> tuple[dict[str, int], Merges]:
     def has(*files: str) -> bool:
         return all((folder / file).is_file() for file in files)
 
-    if name == "bert" and has("vocab.txt"):
+    if name in WORD_PIECES and has("vocab.txt"):
         lines = _text(folder / "vocab.txt").removesuffix("\n").split("\n")
         return {token: index for index, token in enumerate(lines)}, ()
     if name == "clip" and has("vocab.json", "merges.txt"):
@@ -120,7 +134,12 @@ def _read_table(name: str, folder: Path) -> tuple[dict[str, int], Merges]:
         pairs = model.get("merges", ())
         pairs = [pair.split() if isinstance(pair, str) else pair for pair in pairs]
         return dict(model["vocab"]), _merges(pairs)
-    files = {"bert": "vocab.txt", "clip": "vocab.json and merges.txt"}[name]
+    if name == "wordpiece":
+        raise FileNotFoundError(
+            f"{folder} holds no wordpiece vocabulary; train.py makes it of the captions, "
+            "so give the folder of a training, or set tokenizer.path to one with vocab.txt"
+        )
+    files = "vocab.txt" if name in WORD_PIECES else "vocab.json and merges.txt"
     raise FileNotFoundError(
         f"{folder} holds no {name} vocabulary; put {files} (or tokenizer.json) there, "
         "or leave tokenizer.path empty for the one that comes with ldm_jax"
@@ -144,13 +163,13 @@ def _read_pad_token(folder: Path) -> str:
 
 def _check(name: str, ids: Mapping[str, int], folder: Path) -> None:
     kind = VOCABULARIES[name]
-    if len(ids) != kind.size:
+    if kind.size and len(ids) != kind.size:
         raise ValueError(
             f"the vocabulary in {folder} has {len(ids):,} entries, but {name} has "
             f"{kind.size:,}; give the folder of the model's own tokenizer"
         )
     missing = [token for token in kind.special if token not in ids]
-    if missing or sorted(ids.values()) != list(range(kind.size)):
+    if missing or sorted(ids.values()) != list(range(len(ids))):
         what = f"lacks {missing[0]}" if missing else "skips or repeats ids"
         raise ValueError(
             f"the vocabulary in {folder} {what}, so it is not {name}'s; give the folder "
