@@ -25,8 +25,6 @@ from ldm_jax import build_conditioner, build_diffusion
 from ldm_jax.adversarial.patchgan import PatchDiscriminator
 from ldm_jax.autoencoders import AUTOENCODERS
 from ldm_jax.backbones import BACKBONES
-from ldm_jax.data.sources import open_source
-from ldm_jax.data.transforms import SquareImage
 from ldm_jax.diffusion.schedules import Schedule
 from ldm_jax.evaluation.image_quality import psnr
 from ldm_jax.features.lpips import lpips, param_shapes
@@ -184,24 +182,6 @@ def average(config: ConfigDict, task: Task) -> Ema | None:
     trained = [group for o in task.objectives.values() for group in o.trains]
     groups = tuple(group for group in trained if group not in LOSS_GROUPS)
     return ema(ramp(config.train.ema_decay), groups)
-
-
-def data(config: ConfigDict, *, split: str = "train") -> tuple[Any, SquareImage]:
-    """The source of pictures and the transform that makes them square."""
-    section = config.data
-    if not section.source:
-        raise ValueError(
-            "config.data.source is empty: give --config.data.source=folder:PATH "
-            "(or tfds:NAME, array_record:GLOB, emoji64)"
-        )
-    source = open_source(section.source, split=split)
-    transform = SquareImage(
-        image_size=section.image_size,
-        resize=section.resize,
-        crop=section.crop,
-        flip_rate=section.flip_rate,
-    )
-    return source, transform
 
 
 def lpips_shapes() -> PyTree:

@@ -22,9 +22,11 @@ from ldm_jax.conditioners import (
     Concat,
     Inpainting,
     Precomputed,
+    SizeAndCrop,
     SpatialRescaler,
 )
 from ldm_jax.conditioners.token_conditioner import TokenConditioner
+from ldm_jax.data.layouts import TokenizeLayout
 from ldm_jax.data.tokenizers import Tokenizer, load_tokenizer
 
 # Of the section: how the conditioner is trained, not what it is.
@@ -34,16 +36,45 @@ RUN_FIELDS = ("trainable", "checkpoint")
 def tokenizer(config: ConfigDict, workdir: Path | None = None) -> Tokenizer | None:
     """The tokenizer of `config.tokenizer`; its path is tried under `workdir` first.
 
+    None for a model that reads no text, or layouts: see `layout_tokenizer`.
+
     Raises:
       FileNotFoundError, ValueError: one sentence if there is no such vocabulary.
     """
-    section = config.get("tokenizer") or {"name": "none"}
-    if section["name"] == "none":
+    section = _tokenizer_section(config)
+    if section["name"] in ("none", "layout"):
         return None
     path = section["path"]
     folder = config_lib.resolve(path, workdir) if path else ""
     pad = section.get("pad", "")
     return load_tokenizer(section["name"], folder, section["max_length"], pad=pad)
+
+
+def reads_layouts(config: ConfigDict) -> bool:
+    """Whether the tokens that the model reads are those of layouts."""
+    return _tokenizer_section(config)["name"] == "layout"
+
+
+def layout_tokenizer(config: ConfigDict, num_classes: int) -> TokenizeLayout:
+    """How layouts of so many classes are spelled for the model of `config`.
+
+    The fields of `config.tokenizer`, with the vocabulary's size of the conditioner.
+
+    Raises:
+      ValueError: one sentence if that is too small for the classes, or for an unknown
+        field.
+    """
+    parts = config_lib.conditioner_parts(config)
+    sizes = [part["vocab_size"] for part in parts if "vocab_size" in part]
+    fields = {k: v for k, v in _tokenizer_section(config).items() if k != "name"}
+    derived = {"num_classes": num_classes, "vocab_size": (sizes or [8192])[0]}
+    return sections.call(TokenizeLayout, fields, "tokenizer", **derived)
+
+
+def hole_value(conditioner: Any) -> float:
+    """What the picture to fill in holds in the hole."""
+    fills_holes = [p for p in _parts(conditioner) if isinstance(p, Inpainting)]
+    return fills_holes[0].hole_value
 
 
 def conditioner(config: ConfigDict, workdir: Path | None = None) -> Any:
@@ -79,17 +110,19 @@ def check_source(config: ConfigDict, conditioner: Any, source: Any) -> None:
       ValueError: one sentence that names the first field they lack.
     """
     for part in _parts(conditioner):
-        if isinstance(part, ClassLabel):
-            _check_classes(source, part.num_classes)
-        elif isinstance(part, TokenConditioner) and _has_tokenizer(config):
-            _check_captions(source)
-        elif missing := [f for f in part.fields if f not in source.annotation(0)]:
-            raise ValueError(
-                f"{source.spec} does not give the batch field {missing[0]!r} that the "
-                f"conditioner reads, so this model cannot be trained on it: take "
-                "another source or --config.conditioner.name=none (sampling and "
-                "converting work)"
-            )
+        match part:
+            case ClassLabel():
+                _check_classes(source, part.num_classes)
+            case TokenConditioner() if reads_layouts(config):
+                _check_brings(source, "layout")
+            case TokenConditioner() if _has_tokenizer(config):
+                _check_captions(source)
+            case Precomputed() if config.data.get("neighbors"):
+                pass
+            case Inpainting() | SizeAndCrop() | Concat(field="low_res"):
+                pass  # made of the picture
+            case _:
+                _check_brings(source, part.fields[0])
 
 
 def _described(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,24 +148,32 @@ def _module(
     constructor = sections.look_up(CONDITIONERS, section["name"], f"{where}.name")
     dtype = jnp.dtype(config.train.precision)
     derived = named | ({"dtype": dtype} if hasattr(constructor, "dtype") else {})
-    if issubclass(constructor, TokenConditioner) and tokenizer is not None:
-        section = _text_fields(section, tokenizer) | section
+    if issubclass(constructor, TokenConditioner):
+        section = _token_fields(config, tokenizer) | section
     if constructor is SpatialRescaler:  # down to the latent grid
         section = {"num_stages": len(config.autoencoder.ch_mult) - 1} | section
-    if section.get("slot") == "vector":  # as wide as the time embedding it joins
+    if section.get("slot") == "vector" or constructor is SizeAndCrop:
+        # As wide as the time embedding it joins.
         section["embed_dim"] = 4 * config.backbone.model_channels
     module = sections.from_table(CONDITIONERS, section, where, **derived)
-    if isinstance(module, TokenConditioner) and tokenizer is not None:
-        _check_tokenizer(module, tokenizer, where)
+    if isinstance(module, TokenConditioner):
+        if tokenizer is not None:
+            _check_tokenizer(module, tokenizer, where)
+        if reads_layouts(config):
+            _check_layouts(module, layout_tokenizer(config, num_classes=1), where)
     return module
 
 
-def _text_fields(section: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """The length of a text, and the ids of the empty one, which guidance leaves."""
-    return {
-        "max_length": tokenizer.max_length,
-        "null_tokens": tuple(int(token) for token in tokenizer([""])[0]),
-    }
+def _token_fields(config: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The length of a text or layout, and the empty one's ids, which guidance leaves."""
+    if reads_layouts(config):
+        layouts = layout_tokenizer(config, num_classes=1)  # of which there are none
+        length, empty = layouts.max_length, layouts.empty_tokens()
+    elif tokenizer is not None:
+        length, empty = tokenizer.max_length, tokenizer([""])[0]
+    else:
+        return {}
+    return {"max_length": length, "null_tokens": tuple(int(token) for token in empty)}
 
 
 def _check_tokenizer(module: Any, tokenizer: Tokenizer, where: str) -> None:
@@ -144,6 +185,15 @@ def _check_tokenizer(module: Any, tokenizer: Tokenizer, where: str) -> None:
                 f"{tokenizer.name!r} is {theirs}: choose the tokenizer that the text "
                 "encoder was trained with, or make them equal"
             )
+
+
+def _check_layouts(module: Any, layouts: TokenizeLayout, where: str) -> None:
+    if module.max_length != layouts.max_length:
+        raise ValueError(
+            f"config.{where}.max_length is {module.max_length} but config.tokenizer."
+            f"max_objects={layouts.max_objects} makes {layouts.max_length} tokens: change "
+            "one"
+        )
 
 
 def _field_shapes(conditioner: Any, image_size: int, latent_size: int) -> dict:
@@ -163,6 +213,8 @@ def _field_shapes(conditioner: Any, image_size: int, latent_size: int) -> dict:
             dtype = jnp.float32
         case Concat():
             shape, dtype = (latent_size, latent_size, 3), jnp.float32
+        case SizeAndCrop():
+            shape, dtype = (6,), jnp.int32
         case SpatialRescaler():
             shape, dtype = (image_size, image_size), jnp.int32
         case Inpainting():
@@ -183,8 +235,33 @@ def _parts(conditioner: Any) -> tuple[Any, ...]:
     return conditioner.parts if isinstance(conditioner, Compose) else (conditioner,)
 
 
+def _tokenizer_section(config: ConfigDict) -> Any:
+    """That of older workdirs, which have none, too."""
+    return config.get("tokenizer") or {"name": "none"}
+
+
 def _has_tokenizer(config: ConfigDict) -> bool:
-    return (config.get("tokenizer") or {"name": "none"})["name"] != "none"
+    return _tokenizer_section(config)["name"] != "none"
+
+
+# What a source lacks, and where it comes from.
+_HOW_TO_BRING = {
+    "segmentation": "label maps: give --config.data.segmentation=FOLDER of label PNGs",
+    "layout": "layouts: give --config.data.layout=FILE, a COCO-format json",
+    "neighbors": "neighbours: build an index with tools/build_retrieval_index.py and give "
+    "--config.data.neighbors=FOLDER",
+    "tokens": "tokens: set --config.tokenizer.name to bert, clip, wordpiece or layout",
+}
+
+
+def _check_brings(source: Any, field: str) -> None:
+    if field not in source[0]:
+        how = _HOW_TO_BRING.get(
+            field, f"{field!r}: take a source whose examples have that field"
+        )
+        raise ValueError(
+            f"the model is conditioned on {field!r}, but {source.spec} has no {how}"
+        )
 
 
 def _check_classes(source: Any, num_classes: int) -> None:
@@ -194,7 +271,7 @@ def _check_classes(source: Any, num_classes: int) -> None:
             f"{source.spec} has {found} classes, but the config says "
             f"--config.conditioner.num_classes={num_classes}: set it to {found}"
         )
-    if not found and "class_label" not in source.annotation(0):
+    if "class_label" not in source.annotation(0):
         raise ValueError(
             f"{source.spec} has no classes, but the config asks for "
             f"--config.conditioner.num_classes={num_classes}: sort the pictures into one "

@@ -22,9 +22,11 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 TASKS = ("autoencoding", "denoising")
-TOKENIZERS = ("none", "bert", "clip")
+TOKENIZERS = ("none", "bert", "clip", "layout")
 TEXT_CONDITIONERS = ("token_transformer", "clip_text")
 TOKEN_CONDITIONERS = (*TEXT_CONDITIONERS, "class_label", "precomputed")
+# Their conditions are made of the very crop that is drawn.
+PIXEL_CONDITIONERS = ("concat", "inpainting", "spatial_rescaler", "size_and_crop")
 
 
 def define_config_flag() -> flags.FlagHolder:
@@ -170,6 +172,16 @@ def check(config: ConfigDict) -> None:
         _check_conditioner(config)
 
 
+def conditioner_parts(config: ConfigDict) -> list[Any]:
+    """The sections of all conditioners: none, one, or those of a `compose`."""
+    section = config.conditioner
+    if section.name == "none":
+        return []
+    if section.name != "compose":
+        return [section]
+    return [part for _, part in section.items() if isinstance(part, ConfigDict)]
+
+
 def _check_process(diffusion: Mapping) -> None:
     """What the denoiser predicts against where the schedule ends."""
     schedule = diffusion["schedule"]
@@ -187,7 +199,7 @@ def _check_process(diffusion: Mapping) -> None:
 
 def _check_conditioner(config: ConfigDict) -> None:
     """The conditioner against the denoiser, the tokenizer and guidance."""
-    parts = _conditioner_parts(config)
+    parts = conditioner_parts(config)
     names = [part["name"] for part in parts]
     tokenizer = (config.get("tokenizer") or {"name": "none"})["name"]
     if tokenizer not in TOKENIZERS:
@@ -215,6 +227,7 @@ def _check_conditioner(config: ConfigDict) -> None:
             "config.backbone.attention='plain' cannot read: set it to 'transformer'"
         )
     _check_guidance(config, parts, has_text=tokenizer != "none")
+    _check_cache(config, names)
 
 
 def _check_guidance(config: ConfigDict, parts: list[Any], *, has_text: bool) -> None:
@@ -227,14 +240,19 @@ def _check_guidance(config: ConfigDict, parts: list[Any], *, has_text: bool) -> 
         )
 
 
-def _conditioner_parts(config: ConfigDict) -> list[Any]:
-    """The sections of all conditioners: none, one, or those of a `compose`."""
-    section = config.conditioner
-    if section.name == "none":
-        return []
-    if section.name != "compose":
-        return [section]
-    return [part for _, part in section.items() if isinstance(part, ConfigDict)]
+def _check_cache(config: ConfigDict, names: list[str]) -> None:
+    """A cached latent knows nothing of the pixels, nor of the crop it was made of."""
+    if not config.latent.cache:
+        return
+    reads = [name for name in names if name in PIXEL_CONDITIONERS]
+    if (config.get("tokenizer") or {"name": "none"})["name"] == "layout":
+        reads.append("layout")
+    if reads:
+        raise ValueError(
+            f"config.latent.cache keeps latents and no pictures, but the condition "
+            f"{reads[0]!r} is made of each picture as it is cut: set "
+            "--config.latent.cache=False"
+        )
 
 
 def _has_null(part: Mapping, has_text: bool) -> bool:

@@ -16,9 +16,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ldm_jax import build, build_conditioner, pretrained, trees
+from ldm_jax import build, build_conditioner, build_data, pretrained, trees
 from ldm_jax import config as config_lib
-from ldm_jax.data.transforms import Tokenize
 from ldm_jax.evaluating import during_training
 from ldm_jax.latent_diffusion import measure_latent_scale
 from ldm_jax.rng import named_key
@@ -132,28 +131,32 @@ def _open(config: ConfigDict, workdir: Path, devices: Sequence[Any] | None) -> R
         config.train.batch_size, mesh, config.train.grad_accumulation
     )
     during_training.check(config)
-    source, transform = build.data(config)
-    validation, _ = build.data(config, split="val")
+    source = build_data.source(config, workdir)
+    validation = build_data.source(config, workdir, "val")
     experiment = build.experiment(config, workdir)
-    if experiment.ldm is not None:
-        build_conditioner.check_source(config, experiment.ldm.conditioner, source)
-    tokenizer = build_conditioner.tokenizer(config, workdir)
+    conditioner = experiment.ldm.conditioner if experiment.ldm else None
+    for pictures in (source, validation):
+        build_conditioner.check_source(config, conditioner, pictures)
     frozen = jax.device_put(
         pretrained.frozen(config, workdir), sharding.replicated(mesh)
     )
     key = jax.random.key(config.train.seed)
     workdir.mkdir(parents=True, exist_ok=True)
+    transform, validation_transform = (
+        build_data.transform(config, conditioner, pictures, workdir)
+        for pictures in (source, validation)
+    )
     return Run(
         config=config,
         workdir=workdir,
         experiment=experiment,
         source=source,
-        validation=validation,
         transform=transform,
+        validation=validation,
+        validation_transform=validation_transform.for_evaluation(),
         mesh=mesh,
         frozen=frozen,
         key=key,
-        tokenize=Tokenize(tokenizer) if tokenizer else None,
     )
 
 
@@ -184,6 +187,21 @@ def step_fn(config: ConfigDict, experiment: build.Experiment, key: jax.Array):
         ema=build.average(config, experiment.task),
         key=named_key(key, "train"),
         grad_accumulation=config.train.grad_accumulation,
+    )
+
+
+def jit_step(
+    config: ConfigDict,
+    experiment: build.Experiment,
+    key: jax.Array,
+    shardings: PyTree,
+    mesh: jax.sharding.Mesh,
+):
+    """`step_fn` as it runs: on a mesh, its state donated and laid out by `shardings`."""
+    return jax.jit(
+        sharding.on_mesh(step_fn(config, experiment, key), mesh),
+        donate_argnums=0,
+        out_shardings=(shardings, sharding.replicated(mesh)),
     )
 
 
@@ -258,11 +276,7 @@ def _measured_scale(run: Run) -> jax.Array:
 
 def _compile_step(run: Run, state: TrainState, shardings: PyTree, batch: Batch):
     """Ahead of time, so that its FLOPs are known and a shape can never change it."""
-    jitted = jax.jit(
-        step_fn(run.config, run.experiment, run.key),
-        donate_argnums=0,
-        out_shardings=(shardings, sharding.replicated(run.mesh)),
-    )
+    jitted = jit_step(run.config, run.experiment, run.key, shardings, run.mesh)
     return jitted.lower(state, run.frozen, batch).compile()
 
 

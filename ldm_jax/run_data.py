@@ -31,7 +31,7 @@ from ldm_jax.data.latent_cache import (
     write_latent_cache,
 )
 from ldm_jax.data.pipeline import Loader, eval_batches, make_loader
-from ldm_jax.data.transforms import Chain, SquareImage, Tokenize, WithMirror
+from ldm_jax.data.transforms import Chain, PreparePicture, WithMirror
 from ldm_jax.training import sharding
 
 PyTree = Any
@@ -45,19 +45,21 @@ FIELDS = ("image", "moments", "mask")
 class Run:
     """What the parts of a run share.
 
-    `transform` makes the pictures; `tokenize`, if there is text, their tokens.
+    Attributes:
+      source, transform: of the training pictures.
+      validation, validation_transform: of those of the split `val`, without chance.
     """
 
     config: ConfigDict
     workdir: Path
     experiment: build.Experiment
     source: Any
+    transform: PreparePicture
     validation: Any
-    transform: SquareImage
+    validation_transform: PreparePicture
     mesh: jax.sharding.Mesh
     frozen: PyTree
     key: jax.Array
-    tokenize: Tokenize | None = None
 
     def computed(self, batch: Batch) -> dict[str, Any]:
         """The fields that the model computes with; the rest stays on the host."""
@@ -83,7 +85,7 @@ def loader(run: Run, source: Any, transform: Any, *, start_step: int = 0) -> Loa
     """This process's share of the batches from `start_step` on."""
     return make_loader(
         source,
-        _tokenized(run, transform),
+        transform,
         batch_size=run.config.train.batch_size,
         seed=run.config.train.seed,
         start_step=start_step,
@@ -103,7 +105,7 @@ def train_source(run: Run) -> tuple[Any, Any]:
             "config.latent.cache needs one square per picture: set "
             "--config.data.crop=center or --config.latent.cache=False"
         )
-    encoder, plain = run.experiment.autoencoder, transform.for_evaluation()
+    encoder, plain = run.experiment.autoencoder, transform.square.for_evaluation()
     key = cache_key(
         first_stage=_hash(run.frozen["autoencoder"]),
         autoencoder=repr(encoder),
@@ -114,10 +116,11 @@ def train_source(run: Run) -> tuple[Any, Any]:
     cache = open_latent_cache(folder, key)
     if cache is None:
         cache = _write_latents(run, folder, key, plain)
-    return LatentSource(cache, source), ChooseFlip(run.config.data.flip_rate)
+    flip = ChooseFlip(transform.square.flip_rate)
+    return LatentSource(cache, source), Chain((flip, *transform.conditions))
 
 
-def _write_latents(run: Run, folder: Path, key: str, plain: SquareImage) -> LatentCache:
+def _write_latents(run: Run, folder: Path, key: str, plain: Any) -> LatentCache:
     """Encode every picture and its mirror image: all processes compute, the first writes."""
     encoder, source = run.experiment.autoencoder, run.source
 
@@ -151,20 +154,16 @@ def _write_latents(run: Run, folder: Path, key: str, plain: SquareImage) -> Late
 
 def validation_batches(run: Run) -> Callable[[], Iterator[Batch]]:
     """Every call gives the same pictures in the same order."""
-    source, transform = run.validation, run.transform.for_evaluation()
+    source, transform = run.validation, run.validation_transform
     batch_size = run.config.train.batch_size
     num_batches = -(-run.config.data.num_validation // batch_size)
 
     def batches() -> Iterator[Batch]:
-        whole = eval_batches(source, _tokenized(run, transform), batch_size=batch_size)
+        whole = eval_batches(source, transform, batch_size=batch_size)
         with closing(whole):
             yield from islice(whole, num_batches)
 
     return batches
-
-
-def _tokenized(run: Run, transform: Any) -> Any:
-    return Chain((transform, run.tokenize)) if run.tokenize else transform
 
 
 def _hash(tree: PyTree) -> str:

@@ -16,7 +16,9 @@ COMPOSITION = {
     "__init__",
     "build",
     "build_conditioner",
+    "build_data",
     "build_diffusion",
+    "canvas",
     "config",
     "conversion",
     "evaluating",
@@ -29,6 +31,7 @@ COMPOSITION = {
     "run_data",
     "run_hooks",
     "sections",
+    "sampling_batches",
     "sampling_inputs",
 }
 

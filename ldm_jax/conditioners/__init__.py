@@ -7,6 +7,7 @@ from ldm_jax.conditioners.compose import Compose
 from ldm_jax.conditioners.concat import Concat
 from ldm_jax.conditioners.inpainting import Inpainting
 from ldm_jax.conditioners.precomputed import Precomputed
+from ldm_jax.conditioners.size_and_crop import SizeAndCrop
 from ldm_jax.conditioners.spatial_rescaler import SpatialRescaler
 from ldm_jax.conditioners.token_transformer import TokenTransformer
 
@@ -17,6 +18,7 @@ CONDITIONERS = {
     "concat": Concat,
     "inpainting": Inpainting,
     "precomputed": Precomputed,
+    "size_and_crop": SizeAndCrop,
     "spatial_rescaler": SpatialRescaler,
     "token_transformer": TokenTransformer,
 }
@@ -30,6 +32,7 @@ __all__ = [
     "Conditioner",
     "Inpainting",
     "Precomputed",
+    "SizeAndCrop",
     "SpatialRescaler",
     "TokenTransformer",
 ]

@@ -42,6 +42,7 @@ class Conditioner(Protocol):
         """The condition "nothing asked for", the unconditional side of guidance.
 
         A slot that it leaves empty cannot be left out: guidance keeps the condition's.
+        `Compose` also takes the batch, for parts of one slot of which some are kept.
 
         Raises:
           ValueError: if this conditioner has no null condition.

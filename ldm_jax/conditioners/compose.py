@@ -15,7 +15,8 @@ class Compose(nn.Module):
 
     `null` leaves out what can be left out. Stable Diffusion's inpainting model: its text
     has a null condition; the masked picture has none and is kept on both sides of
-    guidance.
+    guidance. The same holds for parts that share a slot, as a class vector and SDXL's
+    size and crop do, if `null` gets to see the batch.
 
     Attributes:
       parts: linen modules with a `name` each, under which their parameters lie.
@@ -51,18 +52,31 @@ class Compose(nn.Module):
         """All conditions; see `Conditioner`."""
         return reduce(merge, [part(batch, train=train) for part in self.parts])
 
-    def null(self, batch_size: int) -> Conditioning:
-        """The null conditions of the parts that have one; the other slots stay empty.
+    def null(
+        self, batch_size: int, batch: Mapping[str, jax.Array] | None = None
+    ) -> Conditioning:
+        """The null conditions of the parts that have one.
+
+        Args:
+          batch_size: how many.
+          batch: what is asked for, of that size; parts without a null condition that
+            share a slot with others are then conditioned on it. Without it, and for
+            parts that read latents, their slots stay empty.
 
         Raises:
           ValueError: if no part has one.
         """
-        parts = [part for part in self.parts if base.has_null(part)]
-        if not parts:
+        if not self.has_null:
             raise ValueError(
                 "no part of this conditioner has a null condition; use guidance_scale=1"
             )
-        return reduce(merge, [part.null(batch_size) for part in parts])
+        conditions = []
+        for part in self.parts:
+            if base.has_null(part):
+                conditions.append(part.null(batch_size))  # pyright: ignore
+            elif batch is not None and not base.latent_fields(part):
+                conditions.append(part(batch))
+        return reduce(merge, conditions)
 
 
 def _union(groups) -> tuple[str, ...]:

@@ -110,10 +110,10 @@ class ImageSource:
                 name = record.annotation["name"]
                 image = decode_pixels(record.load())
             except (CorruptImage, OSError) as error:
-                self._report(name, error)
+                report_corrupt(self, name, error)
                 continue
             return Example(image=image, index=candidate, **record.annotation)
-        raise self._too_many()
+        raise too_many_corrupt(self)
 
     def annotation(self, index: int) -> dict[str, Any]:
         """Name, caption, class and so on of the picture at `index`, not decoded."""
@@ -123,19 +123,27 @@ class ImageSource:
         """A hash that changes when the pictures or their order do."""
         return self.reader.fingerprint()
 
-    def _report(self, name: str, error: Exception) -> None:
-        if name not in self.corrupt:
-            self.corrupt[name] = str(error)
-            logger.warning("skipped unreadable picture %s: %s", name, error)
-        if len(self.corrupt) > MAX_CORRUPT_RATE * len(self):
-            raise self._too_many()
 
-    def _too_many(self) -> ValueError:
-        examples = ", ".join(f"{n} ({r})" for n, r in list(self.corrupt.items())[:3])
-        return ValueError(
-            f"too many unreadable pictures in {self.spec} ({len(self.corrupt)} of "
-            f"{len(self)} so far): look at {examples}"
-        )
+def report_corrupt(source: Any, name: str, error: Exception) -> None:
+    """Log once that a picture was skipped, and note it in `source.corrupt`.
+
+    Raises:
+      ValueError: if most pictures of the source were.
+    """
+    if name not in source.corrupt:
+        source.corrupt[name] = str(error)
+        logger.warning("skipped unreadable picture %s: %s", name, error)
+    if len(source.corrupt) > MAX_CORRUPT_RATE * len(source):
+        raise too_many_corrupt(source)
+
+
+def too_many_corrupt(source: Any) -> ValueError:
+    """The error that names some of `source.corrupt`."""
+    examples = ", ".join(f"{n} ({r})" for n, r in list(source.corrupt.items())[:3])
+    return ValueError(
+        f"too many unreadable pictures in {source.spec} ({len(source.corrupt)} of "
+        f"{len(source)} so far): look at {examples}"
+    )
 
 
 def fingerprint_files(paths: Iterable[Path]) -> str:

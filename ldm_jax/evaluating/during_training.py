@@ -24,7 +24,6 @@ from PIL import Image
 from ldm_jax import build
 from ldm_jax.arrays import image_to_pixels
 from ldm_jax.data.pipeline import eval_batches
-from ldm_jax.data.transforms import Chain
 from ldm_jax.evaluating.best_checkpoint import BestCheckpoint
 from ldm_jax.evaluating.first_stage import FEATURE_METRICS
 from ldm_jax.evaluating.picture_sets import choose
@@ -181,8 +180,6 @@ def _rows(run: Run, source: Any) -> Iterator[tuple[dict, np.ndarray, int]]:
     Every process has them all, for the model computes over all devices together.
     """
     transform = run.transform.for_evaluation()
-    if run.tokenize:
-        transform = Chain((transform, run.tokenize))
     size = run.config.train.batch_size
     with closing(eval_batches(source, transform, batch_size=size)) as batches:
         for index, batch in enumerate(batches):

@@ -32,17 +32,21 @@ class Conditioning:
 
 SLOTS = ("tokens", "concat", "vector")
 
-_MERGE_AXIS = {"tokens": 1, "concat": -1, "vector": -1}
+_MERGE_AXIS = {"tokens": 1, "concat": -1}
 
 
 def merge(a: Conditioning, b: Conditioning) -> Conditioning:
-    """Both conditions at once: token sequences, channels and vectors end to end.
+    """Both conditions at once: tokens and channels end to end, the sum of vectors.
+
+    Vectors are added because the time embedding, which they join, adds them.
 
     Raises:
       ValueError: if two entries of one slot differ in a size other than the joined one.
     """
 
     def join(slot: str, x: Array, y: Array) -> Array:
+        if slot == "vector":
+            return _added(x, y)
         axis = _MERGE_AXIS[slot] % x.ndim
         if _without(x.shape, axis) != _without(y.shape, axis):
             raise ValueError(
@@ -110,6 +114,15 @@ def _map_pairs(
             )
         slots[slot] = None if x is None else fn(slot, x, y)
     return Conditioning(**slots)
+
+
+def _added(x: Array, y: Array) -> Array:
+    if x.shape != y.shape:
+        raise ValueError(
+            f"cannot add vectors of shapes {x.shape} and {y.shape}: both must be as wide "
+            "as the backbone's time embedding"
+        )
+    return x + y
 
 
 def _has(cond: Conditioning, slot: str) -> bool:

@@ -12,17 +12,17 @@ def _ones(*shape):
     return jnp.ones(shape)
 
 
-def test_merge_joins_each_slot_on_its_own_axis():
+def test_merge_joins_each_slot_in_its_own_way():
     a = Conditioning(
         tokens=_ones(2, 3, 8), concat=_ones(2, 4, 4, 1), vector=_ones(2, 5)
     )
     b = Conditioning(
-        tokens=_ones(2, 1, 8), concat=_ones(2, 4, 4, 3), vector=_ones(2, 2)
+        tokens=_ones(2, 1, 8), concat=_ones(2, 4, 4, 3), vector=2 * _ones(2, 5)
     )
     both = merge(a, b)
     assert both.tokens.shape == (2, 4, 8)
     assert both.concat.shape == (2, 4, 4, 4)
-    assert both.vector.shape == (2, 7)
+    np.testing.assert_array_equal(both.vector, 3 * np.ones((2, 5)))  # a sum
 
 
 def test_merge_keeps_the_order_and_passes_lone_slots_through():
@@ -39,6 +39,8 @@ def test_merge_names_the_slot_and_shapes_that_do_not_fit():
         ValueError, match=r"tokens of shapes \(2, 3, 8\) and \(2, 3, 4\)"
     ):
         merge(a, b)
+    with pytest.raises(ValueError, match=r"vectors of shapes \(2, 5\) and \(2, 4\)"):
+        merge(Conditioning(vector=_ones(2, 5)), Conditioning(vector=_ones(2, 4)))
 
 
 def test_stack_puts_the_first_batch_first():
