@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Shaped
 
 from ldm_jax.autoencoders.latent import Code, Gaussian
 from ldm_jax.conditioners.base import latent_fields, take_field
+from ldm_jax.conditioners.compose import Compose
 from ldm_jax.diffusion.denoise import Denoised, DenoiseFn
 from ldm_jax.diffusion.predictions import Prediction
 from ldm_jax.diffusion.schedules import Level, Schedule
@@ -162,9 +163,16 @@ class LatentDiffusion:
         return latent.mode().astype(jnp.float32) * latent_scale
 
     def null_condition(
-        self, params: Params, frozen: Params, batch_size: int
+        self,
+        params: Params,
+        frozen: Params,
+        batch_size: int,
+        batch: Batch | None = None,
     ) -> Conditioning:
         """The condition that asks for nothing, for classifier-free guidance.
+
+        `batch` is what is asked for: parts of a composed condition that cannot be left
+        out keep it (see `Compose.null`).
 
         Raises:
           ValueError: if the model is unconditional or has no null condition.
@@ -174,7 +182,8 @@ class LatentDiffusion:
                 "this model is unconditional and cannot be guided; leave guidance_scale out"
             )
         conditioner = _conditioner_params(params, frozen)
-        return _apply(self.conditioner, conditioner, batch_size, method="null")
+        kept = (batch,) if isinstance(self.conditioner, Compose) else ()
+        return _apply(self.conditioner, conditioner, batch_size, *kept, method="null")
 
     def predict(
         self,

@@ -16,13 +16,15 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from ml_collections import ConfigDict
 
-from ldm_jax import build
+from ldm_jax import build, canvas
 from ldm_jax import sampling_inputs as inputs
 from ldm_jax.arrays import image_to_pixels, pixels_to_image
+from ldm_jax.data.layouts import Layout
 from ldm_jax.latent_diffusion import LatentDiffusion
-from ldm_jax.rng import example_keys
 from ldm_jax.sample_fn import Wrap, make_sample_fn
 from ldm_jax.samplers.masked import Known
+from ldm_jax.sampling_batches import Request, draw_in_batches
+from ldm_jax.tiling import Tiling
 from ldm_jax.training import sharding
 
 PyTree = Any
@@ -65,27 +67,34 @@ class Model:
         sampler: str | None = None,
         height: int | None = None,
         width: int | None = None,
+        tile_size: int | None = None,
+        tile_overlap: int | None = None,
+        resamplings: int = 0,
         wrap: Wrap | None = None,
         **options: Any,
     ) -> Callable[..., Float[jax.Array, "b H W 3"]]:
         """Noise to images in [-1, 1] as a pure function `(params, key, conditioning, ...)`.
 
         `latent_diffusion.make_sample_fn` with its plan of steps bound; `self.params` are
-        the params. Sizes are in pixels and default to the training size; `options` are
-        `grid`, `final` and those of the sampler, such as `eta`.
+        the params. Sizes are in pixels and default to the training size, tiles and
+        resamplings are those of `sample_with_previews`; `options` are `grid`, `final` and
+        those of the sampler, such as `eta`.
 
         Raises:
           ValueError: for a size that the model cannot make, or a bad option.
         """
         section = self._section(sampler, steps, options)
         plan = build.sampling_plan(section, self.ldm.schedule)
-        size = self._latent_size(height, width)
+        drawn = canvas.fit(self, height, width)
+        tiling = canvas.tiling(self, drawn.frame, tile_size, tile_overlap)
         sample_fn = make_sample_fn(
             self.ldm,
             build.sampler(section),
             batch_size=batch_size,
-            latent_size=size,
-            decode_chunk_size=MAX_BATCH_PER_DEVICE,
+            latent_size=drawn.latent_size,
+            decode_chunk_size=self._decode_chunk_size(drawn.latent_size, tiling),
+            tiling=tiling,
+            num_resamplings=resamplings,
             wrap=wrap,
         )
 
@@ -106,10 +115,12 @@ class Model:
         prompts: Sequence[str] | None = None,
         negative_prompt: str | None = None,
         class_labels: Sequence[int | str] | None = None,
+        layouts: Sequence[Layout] | None = None,
         conditions: Mapping[str, np.ndarray] | None = None,
         init_image: UInt8[np.ndarray, "*n H W 3"] | None = None,
         strength: float | None = None,
         hole: Bool[np.ndarray, "*n H W"] | None = None,
+        resamplings: int = 0,
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
@@ -117,6 +128,8 @@ class Model:
         batch_size: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        tile_size: int | None = None,
+        tile_overlap: int | None = None,
         sampler: str | None = None,
         steps: int | None = None,
         **options: Any,
@@ -128,110 +141,140 @@ class Model:
         eta, strength, seed and prompts compile nothing anew.
 
         Args:
-          num_samples: n; as many as there are prompts or labels if left out.
+          num_samples: n; as many as there are prompts, labels or other conditions if left
+            out.
           preview_steps: step numbers, 0 the first; those not run are black.
           prompts: one for each picture, or repeated in turn.
           negative_prompt: what to guide away from; nothing if left out.
           class_labels: one label or name for each picture, or repeated in turn; all classes
             in turn if the model has classes and none is given.
+          layouts: for a model of layouts, in the same way.
           conditions: other batch fields that the model takes, `[n, ...]` or `[1, ...]`.
-          init_image: to vary, or to keep outside the hole; of the size to draw.
+            The size of `low_res` or `segmentation` is that of the result (f times as
+            large for `low_res`) and may be any: its border is repeated up to what the
+            network takes, and cut off the result.
+          init_image: to vary, or to keep outside the hole; any size, which is drawn.
           strength: with `init_image`, how much of the way from noise is walked again:
             0 gives it back, 1 keeps next to nothing. 0.75 if left out; 1 with a hole.
           hole: True where `init_image` is to be filled in; by a model that was trained to
-            if this is one, else by holding the rest (see `samplers.masked`).
+            if this is one, else by holding the rest (see `samplers.masked`). Outside the
+            result is `init_image` to the bit.
+          resamplings: of the second kind of filling, calls of the model before each step.
           guidance_scale: 1 is no guidance; None is the config's, as for the next two.
           guidance_rescale, guidance_interval: see `guidance.Guidance`.
           seed: of all randomness.
           batch_size: pictures at a time, the last batch padded; None for at most 16 a
             device. Several devices share a batch if its size is a multiple of theirs.
-          height, width: in pixels; those of the training if left out.
+          height, width: in pixels; of the pictures given, else of the training.
+          tile_size, tile_overlap: see `canvas.tiling`: pictures of more than twice the
+            training size are drawn in tiles of that size unless told otherwise.
           sampler, steps: a name in `SAMPLERS` and its number of steps.
           options: `grid`, `final`, and those of the sampler, such as `eta`.
 
         Raises:
           ValueError: one sentence for whatever does not fit this model.
         """
-        num_samples = inputs.count(num_samples, prompts, class_labels)
-        size = self._latent_size(height, width)
-        image = inputs.start_image(self, init_image, strength, hole, size)
-        filled = inputs.hole_fields(self, image, hole)
-        fields = inputs.condition_fields(
-            self, num_samples, prompts, class_labels, {**(conditions or {}), **filled}
+        layouts = [layouts] if isinstance(layouts, Layout) else layouts
+        inputs.check_resamplings(self, resamplings, hole)
+        start = inputs.start_picture(init_image, hole, strength)
+        conditions = inputs.arrays(conditions)
+        num_samples = inputs.count(
+            num_samples, prompts, class_labels, layouts, *(start | conditions).values()
         )
-        section = self._section(sampler, steps, options)
-        section |= {
-            name: value
-            for name, value in {
-                "guidance_scale": guidance_scale,
-                "guidance_rescale": guidance_rescale,
-                "guidance_interval": guidance_interval,
-            }.items()
-            if value is not None
+        taken = {k: v for k, v in conditions.items() if k in self.conditioning_fields}
+        shown = canvas.fit(self, height, width, start | taken)
+        tiling = canvas.tiling(self, shown.frame, tile_size, tile_overlap)
+        framed = {name: shown.pad(name, value) for name, value in start.items()}
+        filled = inputs.hole_fields(self, framed.get("init_image"), framed.get("hole"))
+        fields = inputs.condition_fields(
+            self,
+            num_samples,
+            prompts,
+            class_labels,
+            conditions | filled,
+            layouts=layouts,
+            size=shown.size,
+        )
+        guiding = {
+            "guidance_scale": guidance_scale,
+            "guidance_rescale": guidance_rescale,
+            "guidance_interval": guidance_interval,
         }
+        given = {name: value for name, value in guiding.items() if value is not None}
+        section = self._section(sampler, steps, given | options)
         if strength is None:
-            strength = 0.75 if image is not None and hole is None else 1.0
+            strength = 0.75 if start and hole is None else 1.0
         plan = build.sampling_plan(section, self.ldm.schedule, strength=strength)
         uses: dict[str, Any] = {"guidance": self._guidance(section), "plan": plan}
         if len(preview_steps):  # else the decoder would be compiled for none as well
             uses["preview_steps"] = np.array(preview_steps, np.int32)
-        shared = {} if image is None else self._uses_of_image(image, strength, hole)
+        shared = self._uses_of_picture(framed, strength, tiling)
         if filled:  # such a model sees what is known
             shared.pop("known")
         batch_size = batch_size or min(
             num_samples, MAX_BATCH_PER_DEVICE * jax.device_count()
         )
-        draw = partial(self._sample_fn(section["name"], batch_size, size), **uses)
-        pixels, previews = [], []
-        for start in range(0, num_samples, batch_size):
-            rows = np.arange(start, start + batch_size) % num_samples
-            image_batch, preview_batch = self._draw_batch(
-                draw, rows, fields, shared, negative_prompt, seed
-            )
-            pixels.append(image_batch)
-            previews.append(preview_batch)
-        drawn = np.concatenate(pixels)[:num_samples]
-        if init_image is not None and hole is not None:
-            drawn = np.where(np.asarray(hole)[..., None], drawn, init_image)
-        return drawn, np.concatenate(previews, axis=1)[:, :num_samples]
+        program = self._sample_fn(
+            section["name"], batch_size, shown.latent_size, tiling, resamplings
+        )
+        request = Request(
+            num_samples,
+            seed,
+            {name: shown.pad(name, value) for name, value in fields.items()},
+            inputs.negative_fields(self.tokenizer, negative_prompt),
+            shared,
+        )
+        draw = partial(program, **uses)
+        is_shared = batch_size % jax.device_count() == 0 and jax.device_count() > 1
+        mesh, params = self._on_all_devices if is_shared else (None, self.params)
+        drawn, previews = draw_in_batches(draw, params, request, batch_size, mesh)
+        drawn = shown.crop(drawn)
+        if "hole" in start:
+            known = {k: v[np.arange(num_samples) % len(v)] for k, v in start.items()}
+            drawn = np.where(known["hole"], drawn, known["init_image"])
+        return drawn, shown.crop(previews)
 
-    def _uses_of_image(
-        self, pixels: np.ndarray, strength: float, hole: np.ndarray | None
+    def _uses_of_picture(
+        self, framed: Mapping[str, np.ndarray], strength: float, tiling: Tiling | None
     ) -> dict[str, Any]:
         """Where to start from and what to keep, `[n, ...]`."""
-        z = self.encode(pixels)
+        if "init_image" not in framed:
+            return {}
+        pixels = framed["init_image"]
+        z = self._encode(pixels, tiling)
         uses: dict[str, Any] = {} if strength == 1 else {"start": z}
-        if hole is not None:
-            hole = np.broadcast_to(hole, pixels.shape[:3])
-            keep = inputs.keep_mask(hole, self.ldm.autoencoder.downsampling_factor)
-            uses["known"] = Known(z, jnp.asarray(keep))
+        if "hole" in framed:
+            hole, f = framed["hole"], self.ldm.autoencoder.downsampling_factor
+            uses["known"] = Known(z, jnp.asarray(inputs.keep_mask(hole, f)))
         return uses
 
     def encode(
         self, pixels: UInt8[np.ndarray, "n H W 3"]
     ) -> Float[jax.Array, "n h w c"]:
-        """Scaled latents: the mode of the posterior."""
-        z = self._encode(
-            self.params["autoencoder"], pixels_to_image(np.asarray(pixels))
-        )
-        return z * self.params["latent_scale"]
+        """Scaled latents: the mode of the posterior; of large pictures in tiles."""
+        pixels = np.asarray(pixels)
+        height, width = pixels.shape[1:3]
+        return self._encode(pixels, canvas.tiling(self, (height, width)))
 
     def decode(self, z: Float[jax.Array, "n h w c"]) -> UInt8[np.ndarray, "n H W 3"]:
-        """Pictures of scaled latents."""
-        image = self._decode(self.params, z, self.params["latent_scale"])
+        """Pictures of scaled latents; large ones in tiles."""
+        f = self.ldm.autoencoder.downsampling_factor
+        tiling = canvas.tiling(self, (f * z.shape[1], f * z.shape[2]))
+        scale = self.params["latent_scale"]
+        image = self._decode_fn(self.params, z, scale, tiling=tiling)
         return np.asarray(image_to_pixels(image))
 
-    @cached_property
-    def _encode(self) -> Callable:
-        def encode(params, image):
-            variables = {"params": params}
-            return self.ldm.autoencoder.apply(variables, image, method="encode").mode()
-
-        return jax.jit(encode)
+    def _encode(self, pixels: np.ndarray, tiling: Tiling | None) -> jax.Array:
+        image, scale = pixels_to_image(pixels), self.params["latent_scale"]
+        return self._encode_fn(self.params, image, scale, tiling=tiling)
 
     @cached_property
-    def _decode(self) -> Callable:
-        return jax.jit(self.ldm.decode)
+    def _encode_fn(self) -> Callable:
+        return jax.jit(self.ldm.encode_mode, static_argnames="tiling")
+
+    @cached_property
+    def _decode_fn(self) -> Callable:
+        return jax.jit(self.ldm.decode, static_argnames="tiling")
 
     @cached_property
     def _programs(self) -> dict[tuple, Callable]:
@@ -239,50 +282,36 @@ class Model:
         return {}
 
     def _sample_fn(
-        self, sampler: str, batch_size: int, latent_size: tuple[int, int]
+        self,
+        sampler: str,
+        batch_size: int,
+        latent_size: tuple[int, int],
+        tiling: Tiling | None,
+        resamplings: int,
     ) -> Callable:
-        key = (sampler, batch_size, latent_size)
+        key = (sampler, batch_size, latent_size, tiling, resamplings)
         if key not in self._programs:
             sample_fn = make_sample_fn(
                 self.ldm,
                 build.sampler({"name": sampler}),
                 batch_size=batch_size,
                 latent_size=latent_size,
-                decode_chunk_size=MAX_BATCH_PER_DEVICE,
+                decode_chunk_size=self._decode_chunk_size(latent_size, tiling),
+                tiling=tiling,
+                num_resamplings=resamplings,
             )
             self._programs[key] = jax.jit(sample_fn)
         return self._programs[key]
 
-    def _draw_batch(
-        self,
-        draw: Callable,
-        rows: np.ndarray,
-        fields: Mapping[str, np.ndarray],
-        shared: Mapping[str, Any],
-        negative_prompt: str | None,
-        seed: int,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels and previews of pictures `rows`, over all devices that share them."""
-        batch = {name: value[rows % len(value)] for name, value in fields.items()}
-        negative = None
-        if negative_prompt is not None:
-            fields = inputs.prompt_fields(self.tokenizer, [negative_prompt])
-            negative = batch | {k: v.repeat(len(rows), 0) for k, v in fields.items()}
-        arrays = {
-            "key": example_keys(jax.random.key(seed), jnp.asarray(rows)),
-            "conditioning": batch,
-            "negative": negative,
-            **jax.tree.map(lambda x: x[rows % len(x)], dict(shared)),
-        }
-        params = self.params
-        if len(rows) % jax.device_count() == 0 and jax.device_count() > 1:
-            mesh, params = self._on_all_devices
-            arrays = jax.device_put(arrays, sharding.batch_sharding(mesh))
-        drawn = draw(params, **arrays)
-        image, previews = (
-            drawn if isinstance(drawn, tuple) else (drawn, drawn[None][:0])
-        )
-        return np.asarray(image_to_pixels(image)), np.asarray(image_to_pixels(previews))
+    def _decode_chunk_size(
+        self, latent_size: tuple[int, int], tiling: Tiling | None
+    ) -> int:
+        """As many at a time as have the pixels of a batch of the training size."""
+        f = self.ldm.autoencoder.downsampling_factor
+        height, width = latent_size if tiling is None else tiling.fitted(*latent_size)
+        pixels = height * width * f**2
+        usual = MAX_BATCH_PER_DEVICE * self.config.data.image_size**2
+        return min(MAX_BATCH_PER_DEVICE, max(1, usual // pixels))
 
     @cached_property
     def _on_all_devices(self) -> tuple[jax.sharding.Mesh, PyTree]:
@@ -303,18 +332,6 @@ class Model:
         if steps is not None:
             section["num_steps"] = steps
         return section | dict(options)
-
-    def _latent_size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        f = self.ldm.autoencoder.downsampling_factor
-        unit = f * getattr(self.ldm.backbone, "downsampling_factor", 1)
-        sizes = [size or self.config.data.image_size for size in (height, width)]
-        for name, size in zip(("height", "width"), sizes, strict=True):
-            if size < unit or size % unit:
-                raise ValueError(
-                    f"{name}={size} is impossible for this model: give a multiple of "
-                    f"{unit}"
-                )
-        return sizes[0] // f, sizes[1] // f
 
     def _guidance(self, section: Mapping[str, Any]) -> Any:
         scale = section["guidance_scale"]

@@ -82,7 +82,7 @@ def make_sample_fn(
         if guidance is None:
             return ldm.denoise_fn(params, cond, tiling=tiling), cond
         if negative is None:
-            uncond = ldm.null_condition(params, params, batch_size)
+            uncond = ldm.null_condition(params, params, batch_size, conditioning)
         else:
             uncond = condition(negative)
         doubled = ldm.denoise_fn(params, stack(uncond, cond), tiling=tiling)

@@ -178,7 +178,7 @@ def test_a_model_that_fills_holes_sees_the_rest_of_the_picture(order, value):
     image = np.full((8, 8, 3), 40, np.uint8)
     hole = np.zeros((8, 8), bool)
     hole[:4, :4] = True
-    fields = inputs.hole_fields(model, image[None], hole)
+    fields = inputs.hole_fields(model, image[None], hole[None, ..., None])
     assert np.all(fields["masked_image"][0][hole] == value)
     np.testing.assert_allclose(fields["masked_image"][0][~hole], 40 / 127.5 - 1)
     np.testing.assert_array_equal(fields["hole"][0, ..., 0], hole)
@@ -250,7 +250,16 @@ MISTAKES = [
     ({"eta": 2.0}, "from 0 to 1"),
     ({"strength": 0.5}, "give an init_image"),
     ({"hole": np.ones((8, 8), bool)}, "give an init_image"),
-    ({"init_image": np.zeros((9, 8, 3), np.uint8)}, "9x8 pixels but 8x8"),
+    ({"init_image": np.zeros((9, 8, 3), np.uint8), "height": 8}, "9x8 pixels but 8x8"),
+    ({"init_image": np.zeros((8, 3), np.uint8)}, "one picture or a batch"),
+    (
+        {"init_image": np.zeros((8, 8, 3), np.uint8), "hole": np.ones((4, 8), bool)},
+        "hole has 4x8 pixels but 8x8",
+    ),
+    ({"resamplings": 2}, "give an init_image and a hole"),
+    ({"tile_size": 3}, "tile_size=3 .* a multiple of 2"),
+    ({"tile_size": 4, "tile_overlap": 4}, "tile_overlap=4"),
+    ({"layouts": []}, "takes no layouts"),
     ({"height": 9}, "a multiple of 2"),
     ({"prompts": ["x"]}, "takes no text"),
     ({"class_labels": ["zebra"]}, "a name of: a, b"),
