@@ -28,6 +28,7 @@ from ldm_jax.conditioners import (
 from ldm_jax.conditioners.token_conditioner import TokenConditioner
 from ldm_jax.data.layouts import TokenizeLayout
 from ldm_jax.data.tokenizers import Tokenizer, load_tokenizer
+from ldm_jax.data.wordpiece import empty_tokens, load_wordpiece
 
 # Of the section: how the conditioner is trained, not what it is.
 RUN_FIELDS = ("trainable", "checkpoint")
@@ -46,6 +47,8 @@ def tokenizer(config: ConfigDict, workdir: Path | None = None) -> Tokenizer | No
         return None
     path = section["path"]
     folder = config_lib.resolve(path, workdir) if path else ""
+    if _has_own_words(config):
+        return load_wordpiece(folder, section["max_length"], section["vocab_size"])
     pad = section.get("pad", "")
     return load_tokenizer(section["name"], folder, section["max_length"], pad=pad)
 
@@ -82,7 +85,9 @@ def conditioner(config: ConfigDict, workdir: Path | None = None) -> Any:
     section = _described(config.conditioner)
     if section["name"] == "none":
         return None
-    return _module(section, "conditioner", config, tokenizer(config, workdir))
+    # A vocabulary of the captions is made after the conditioner, which needs its size.
+    words = None if _has_own_words(config) else tokenizer(config, workdir)
+    return _module(section, "conditioner", config, words)
 
 
 def is_trained(config: ConfigDict) -> bool:
@@ -149,7 +154,7 @@ def _module(
     dtype = jnp.dtype(config.train.precision)
     derived = named | ({"dtype": dtype} if hasattr(constructor, "dtype") else {})
     if issubclass(constructor, TokenConditioner):
-        section = _token_fields(config, tokenizer) | section
+        section = _token_fields(config, tokenizer) | section | _own_sizes(config)
     if constructor is SpatialRescaler:  # down to the latent grid
         section = {"num_stages": len(config.autoencoder.ch_mult) - 1} | section
     if section.get("slot") == "vector" or constructor is SizeAndCrop:
@@ -169,11 +174,25 @@ def _token_fields(config: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, 
     if reads_layouts(config):
         layouts = layout_tokenizer(config, num_classes=1)  # of which there are none
         length, empty = layouts.max_length, layouts.empty_tokens()
+    elif _has_own_words(config):
+        length = _tokenizer_section(config)["max_length"]
+        empty = empty_tokens(length)
     elif tokenizer is not None:
         length, empty = tokenizer.max_length, tokenizer([""])[0]
     else:
         return {}
     return {"max_length": length, "null_tokens": tuple(int(token) for token in empty)}
+
+
+def _own_sizes(config: ConfigDict) -> dict[str, int]:
+    """Of a vocabulary of one's own, which the conditioner's follow."""
+    section = _tokenizer_section(config)
+    names = ("vocab_size", "max_length") if _has_own_words(config) else ()
+    return {name: section[name] for name in names}
+
+
+def _has_own_words(config: ConfigDict) -> bool:
+    return _tokenizer_section(config)["name"] == "wordpiece"
 
 
 def _check_tokenizer(module: Any, tokenizer: Tokenizer, where: str) -> None:

@@ -16,7 +16,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ldm_jax import build, build_conditioner, build_data, pretrained, trees
+from ldm_jax import (
+    build,
+    build_conditioner,
+    build_data,
+    caption_vocabulary,
+    pretrained,
+    trees,
+)
 from ldm_jax import config as config_lib
 from ldm_jax.evaluating import during_training
 from ldm_jax.latent_diffusion import measure_latent_scale
@@ -142,6 +149,7 @@ def _open(config: ConfigDict, workdir: Path, devices: Sequence[Any] | None) -> R
     )
     key = jax.random.key(config.train.seed)
     workdir.mkdir(parents=True, exist_ok=True)
+    caption_vocabulary.prepare(config, source, workdir)
     transform, validation_transform = (
         build_data.transform(config, conditioner, pictures, workdir)
         for pictures in (source, validation)

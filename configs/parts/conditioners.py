@@ -113,6 +113,21 @@ def tokenizer(name: str, *, pad: str = "") -> ConfigDict:
     )
 
 
+def own_tokenizer(*, vocab_size: int = 8192, max_length: int = 77) -> ConfigDict:
+    """Captions to ids of a vocabulary made of the training's own captions.
+
+    The conditioner's `vocab_size` and `max_length` follow these.
+    """
+    return ConfigDict(
+        {
+            "name": "wordpiece",
+            "path": "tokenizer",  # in the workdir; made there when a training starts
+            "max_length": max_length,
+            "vocab_size": vocab_size,
+        }
+    )
+
+
 def _trained(**fields) -> ConfigDict:
     return ConfigDict({**fields, "trainable": True, "checkpoint": ""})
 
