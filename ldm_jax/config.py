@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 TASKS = ("autoencoding", "denoising")
-TOKENIZERS = ("none", "bert", "clip", "layout")
+TOKENIZERS = ("none", "bert", "clip", "wordpiece", "layout")
 TEXT_CONDITIONERS = ("token_transformer", "clip_text")
 TOKEN_CONDITIONERS = (*TEXT_CONDITIONERS, "class_label", "precomputed")
 # Their conditions are made of the very crop that is drawn.
@@ -81,7 +81,8 @@ def report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         sentence, code = "interrupted", 130
     elif is_mistake and ("\n" not in str(error).strip() or isinstance(error, OSError)):
-        sentence, code = str(error), 2
+        is_lost = isinstance(error, ChildProcessError)  # no mistake: to be started again
+        sentence, code = str(error), 3 if is_lost else 2
     else:
         traceback.print_exception(error)
         return 1

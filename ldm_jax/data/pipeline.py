@@ -8,7 +8,7 @@ process index gives the global batch.
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import grain
 import numpy as np
@@ -57,6 +57,7 @@ def make_loader(
 
     Raises:
       ValueError: if the source is empty or the batch does not divide by the processes.
+      ChildProcessError: from `next`, once a worker was killed.
     """
     if len(source) == 0:
         raise ValueError("the data source is empty: give one with pictures")
@@ -79,7 +80,41 @@ def make_loader(
     if num_workers:
         _parse_flags()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers))
+        return _WithWorkers(iter(batches))
     return iter(batches)
+
+
+class _WithWorkers:
+    """Batches from worker processes, none after one of these was lost.
+
+    Grain would go on without the batch that the worker had in hand.
+    """
+
+    def __init__(self, batches: Any):
+        self._batches = batches
+        self._loss: ChildProcessError | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._loss is not None:
+            raise self._loss
+        try:
+            return next(self._batches)
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):
+                raise
+            code = str(error).partition("exit code ")[2].partition(".")[0]
+            self._loss = ChildProcessError(
+                f"a worker process of the data loader ended (exit code {code}; -9 is "
+                "often a lack of memory): start the run again, with fewer "
+                "config.data.num_workers if it keeps happening"
+            )
+            raise self._loss from error
+
+    def close(self) -> None:
+        self._batches.close()
 
 
 def eval_batches(

@@ -1,3 +1,4 @@
+import multiprocessing
 from contextlib import closing
 
 import numpy as np
@@ -86,6 +87,21 @@ def test_workers_do_not_change_the_stream(reference):
     assert_same(take(3, num_workers=2, **options), expected)
     half = {name: array[BATCH // 2 :] for name, array in reference[1].items()}
     assert_same(expected[:1], [half])
+
+
+def test_a_killed_worker_ends_the_stream_with_one_sentence():
+    options = {"batch_size": BATCH, "seed": 3, "num_workers": 2}
+    with closing(make_loader(Numbers(), TRANSFORM, **options)) as batches:
+        next(batches)
+        worker = max(multiprocessing.active_children(), key=lambda child: child.pid)
+        worker.kill()
+        with pytest.raises(
+            ChildProcessError, match="exit code -9.*start the run again"
+        ):
+            for _ in range(1000):  # what is ready still comes
+                next(batches)
+        with pytest.raises(ChildProcessError):  # grain would leave a batch out
+            next(batches)
 
 
 def test_a_late_start_costs_no_reading_of_what_came_before():
