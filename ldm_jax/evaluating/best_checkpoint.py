@@ -6,6 +6,7 @@
 # pyright: reportOptionalSubscript=false
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from ml_collections import ConfigDict
 from ldm_jax import config as config_lib
 from ldm_jax.training import checkpoints
 from ldm_jax.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 # Of the others, the smaller value is the better.
 HIGHER_IS_BETTER = ("is", "ris", "precision", "recall", "density", "coverage")
@@ -47,7 +50,7 @@ class BestCheckpoint:
         """Keep this state if its metric `name` is the best so far; every process calls.
 
         Returns:
-          Whether it was kept.
+          Whether it was kept; a disk too full for it is a warning.
         """
         step = int(state.step)
         best = self._known(name, step)
@@ -56,13 +59,15 @@ class BestCheckpoint:
         )
         # One answer for all processes, which write together.
         is_better = bool(multihost_utils.broadcast_one_to_all(np.array(is_better)))
-        if is_better:
-            self._write(state, class_names)
-            if jax.process_index() == 0:
-                record = {"metric": name, "value": value, "step": step}
-                path = self.folder / "best.json"
-                path.write_text(json.dumps(record) + "\n")
-        return is_better
+        if not is_better:
+            return False
+        record = {"metric": name, "value": value, "step": step}
+        try:
+            self._write(state, class_names, record)
+        except checkpoints.DiskFullError as error:
+            logger.warning("WARNING: the best so far is not kept: %s", error)
+            return False
+        return True
 
     def _known(self, name: str, step: int) -> float | None:
         """The best value before `step`: a later one is of a run that was taken back."""
@@ -74,16 +79,27 @@ class BestCheckpoint:
             return None
         return best["value"]
 
-    def _write(self, state: TrainState, class_names: Sequence[str]) -> None:
+    def _write(
+        self, state: TrainState, class_names: Sequence[str], record: dict[str, Any]
+    ) -> None:
+        """Beside the former best, which stays until this one is complete."""
+        partial = self.folder.with_name("best.partial")
         if jax.process_index() == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        multihost_utils.sync_global_devices("the former best checkpoint is gone")
-        with checkpoints.open_checkpoints(self.folder, max_to_keep=1) as manager:
-            light = state.replace(opt_state={})  # pyright: ignore
-            checkpoints.save(manager, light, {"class_names": list(class_names)})
-            checkpoints.wait(manager)
-        if jax.process_index() == 0:
-            config_lib.save(self._portable(), self.folder / "config.json")
+            shutil.rmtree(partial, ignore_errors=True)
+        multihost_utils.sync_global_devices("no half-written best checkpoint is left")
+        try:
+            with checkpoints.open_checkpoints(partial, max_to_keep=1) as manager:
+                light = state.replace(opt_state={})  # pyright: ignore
+                checkpoints.save(manager, light, {"class_names": list(class_names)})
+                checkpoints.wait(manager)
+            if jax.process_index() == 0:
+                config_lib.save(self._portable(), partial / "config.json")
+                (partial / "best.json").write_text(json.dumps(record) + "\n")
+                shutil.rmtree(self.folder, ignore_errors=True)
+                partial.rename(self.folder)
+        finally:
+            if jax.process_index() == 0:
+                shutil.rmtree(partial, ignore_errors=True)
 
     def _portable(self) -> ConfigDict:
         """The config, with what lies in the run's folder found from within best/."""

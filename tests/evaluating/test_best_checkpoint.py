@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax.numpy as jnp
 import pytest
@@ -45,6 +46,19 @@ def test_a_best_of_steps_that_were_taken_back_does_not_count(tmp_path):
     assert best.offer(state_of(10), "fid", 8.0)
     assert not best.offer(state_of(20), "fid", 9.0)
     assert checkpoints.all_steps(tmp_path / "best") == [10]
+
+
+def test_the_former_best_stays_if_the_disk_is_too_full(tmp_path, monkeypatch, caplog):
+    best = best_of(tmp_path)
+    assert best.offer(state_of(10), "fid", 8.0)
+    with monkeypatch.context() as patch:
+        usage = shutil.disk_usage(tmp_path)._replace(free=0)
+        patch.setattr(shutil, "disk_usage", lambda path: usage)
+        assert not best.offer(state_of(20), "fid", 7.0)
+    assert checkpoints.all_steps(tmp_path / "best") == [10]
+    assert "not kept" in caplog.text and "0 MiB free" in caplog.text
+    assert best.offer(state_of(30), "fid", 7.5)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
 def test_what_lies_in_the_runs_folder_is_found_from_within_best(tmp_path):
