@@ -35,6 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
         learning_rate=1e-6,
         num_steps=360_000,
         crop="random",
+        holes="lama",  # strokes and boxes by halves: docs/conditions.md
     )
     # As published, for all that it was made for a base rate of 1: the peak is 1e-7.
     config.optimizer.schedule = {

@@ -9,6 +9,7 @@ embedding of the prompt and those of up to 20 neighbours of it in a picture coll
 
     python train.py --config=configs/rdm_768.py --workdir=runs/rdm_768 \
         --config.data.source=folder:/path/to/images \
+        --config.data.neighbors=/path/to/index \
         --config.autoencoder.checkpoint=runs/kl_f16
 """
 
@@ -36,6 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
         learning_rate=1e-4,
         num_steps=500_000,
         image_size=768,
+        neighbors="",  # an index that tools/build_retrieval_index.py made
     )
     config.sampler.guidance_scale = 5.0
     return config

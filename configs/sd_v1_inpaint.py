@@ -25,4 +25,5 @@ def get_config(arg: str = "") -> ConfigDict:
         text=conditioners.clip_vit_l(drop_rate=0.1),
         inpainting=conditioners.inpainting("mask_first"),
     )
+    config.data.holes = "lama"  # ours: the original's masks were not published
     return config

@@ -4,11 +4,13 @@ Rombach et al. 2022, table 15: 360k steps at batch 48, learning rate 4.8e-5; no 
 table prints f = 8, the released model has f = 4). `:512` is the model released for 512x512,
 at batch 8, learning rate 8e-6.
 215,229,315 parameters beside the label mapper's 546 and the first stage's 55,322,782.
-Labels are the 182 of COCO-stuff. Attention only in the middle: the published factors 32,
-16 and 8 are reached by no level.
+Labels are the 182 of COCO-stuff: the map of a/b.jpg is a/b.png in the folder of label
+PNGs, of the picture's own size; other values, such as 255, are no class. Attention only
+in the middle: the published factors 32, 16 and 8 are reached by no level.
 
     python train.py --config=configs/semantic_landscapes_f4.py --workdir=runs/landscapes \\
         --config.data.source=folder:/path/to/images \\
+        --config.data.segmentation=/path/to/labels \\
         --config.autoencoder.checkpoint=runs/vq_f4
 """
 
@@ -34,6 +36,7 @@ def get_config(arg: str = "256") -> ConfigDict:
         learning_rate=4.8e-5,
         num_steps=360_000,
         crop="random",
+        segmentation="",  # the folder of label PNGs, unless the source brings maps
     )
     if arg == "512":
         config.data.update({"image_size": 512, "resize": "smallest_768"})

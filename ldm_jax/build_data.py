@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from ldm_jax import build_conditioner
 from ldm_jax import config as config_lib
+from ldm_jax.data.coco import WithBoxes
 from ldm_jax.data.degradations.low_res import LowRes
 from ldm_jax.data.holes import CutHole
 from ldm_jax.data.segmentation_maps import WithSegmentation
@@ -26,6 +27,7 @@ from ldm_jax.data.transforms import (
     SquareImage,
     Tokenize,
 )
+from ldm_jax.retrieving import look_up_neighbors
 
 DEFAULT_DEGRADATION = "bicubic"
 DEFAULT_HOLES = "lama"
@@ -50,7 +52,13 @@ def data(
 def source(
     config: ConfigDict, workdir: Path | None = None, split: str = "train"
 ) -> Any:
-    """The pictures of one split, with the label maps or layouts that the config names."""
+    """The pictures of one split, with the label maps or layouts that the config names.
+
+    `config.data.layout` is a file for all splits, or a folder of train.json and val.json.
+
+    Raises:
+      ValueError, FileNotFoundError: one sentence for whatever is missing.
+    """
     section = config.data
     if not section.source:
         raise ValueError(
@@ -62,7 +70,8 @@ def source(
         folder = config_lib.resolve(section.segmentation, workdir)
         opened = WithSegmentation(opened, folder)
     if section.get("layout"):
-        opened = _with_boxes(opened, config_lib.resolve(section.layout, workdir))
+        path = config_lib.resolve(section.layout, workdir)
+        opened = _with_boxes(config, opened, path, split)
     return opened
 
 
@@ -104,21 +113,16 @@ def _condition(
         case "tokens":
             return Tokenize(build_conditioner.tokenizer(config, workdir))
         case "neighbors":
-            return _neighbors(config, conditioner, source, workdir)
+            return look_up_neighbors(config, conditioner, source, workdir)
         case "geometry":
             return AddGeometry()
     return None
 
 
-def _with_boxes(source: Any, path: Path) -> Any:
-    from ldm_jax.data.coco import WithBoxes
-
-    return WithBoxes(source, path)
-
-
-def _neighbors(
-    config: ConfigDict, conditioner: Any, source: Any, workdir: Path | None
-) -> Callable:
-    from ldm_jax import retrieving
-
-    return retrieving.look_up_neighbors(config, conditioner, source, workdir)
+def _with_boxes(config: ConfigDict, source: Any, path: Path, split: str) -> WithBoxes:
+    if path.is_dir():
+        path = path / f"{split}.json"
+    section, choices = config.data, {}
+    if section.get("num_objects"):
+        choices["num_objects"] = tuple(section.num_objects)
+    return WithBoxes(source, path, **choices)

@@ -92,9 +92,9 @@ def neighbors(*, embed_dim: int, num_tokens: int) -> ConfigDict:
     )
 
 
-def compose(**parts: ConfigDict) -> ConfigDict:
-    """Several at once, of which none learns."""
-    section = _frozen(name="compose")
+def compose(*, trainable: bool = False, **parts: ConfigDict) -> ConfigDict:
+    """Several at once, which all learn or all do not."""
+    section = _trained(name="compose") if trainable else _frozen(name="compose")
     for name, part in parts.items():
         fields = {k: v for k, v in part.items() if k not in ("trainable", "checkpoint")}
         section[name] = ConfigDict(fields)
@@ -126,6 +126,23 @@ def own_tokenizer(*, vocab_size: int = 8192, max_length: int = 77) -> ConfigDict
             "vocab_size": vocab_size,
         }
     )
+
+
+def layout_tokenizer(*, max_objects: int, encode_crop: bool = True) -> ConfigDict:
+    """Boxes with classes to ids, for a `token_transformer`: three for each object."""
+    return ConfigDict(
+        {
+            "name": "layout",
+            "max_objects": max_objects,
+            "encode_crop": encode_crop,  # two tokens more; boxes of the whole picture
+            "min_object_area": 1e-4,  # smaller ones are left out; shares of the picture
+        }
+    )
+
+
+def size_and_crop() -> ConfigDict:
+    """How a training picture was cut: micro-conditioning, beside others in a `compose`."""
+    return _trained(name="size_and_crop")
 
 
 def _trained(**fields) -> ConfigDict:

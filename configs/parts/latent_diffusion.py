@@ -22,8 +22,13 @@ def config(
     resize: str = "smallest",
     crop: str = "center",
     flip_rate: float = 0.0,
+    **task_data,
 ) -> ConfigDict:
-    """An LDM, unconditional without `conditioner`; `first_stage` is a whole config."""
+    """An LDM, unconditional without `conditioner`; `first_stage` is a whole config.
+
+    `task_data` are fields of the data section that only some conditions need, such as
+    `degradation`, `holes`, `segmentation`, `layout`, `neighbors` and `crop_scale`.
+    """
     config = ConfigDict()
     config.task = "denoising"
     config.autoencoder = first_stage.autoencoder.copy_and_resolve_references()
@@ -71,6 +76,7 @@ def config(
     config.data = training.data(
         image_size=image_size, resize=resize, crop=crop, flip_rate=flip_rate
     )
+    config.data.update(task_data)
     config.optimizer = training.adamw()
     config.train = training.train(
         num_steps=num_steps, batch_size=batch_size, learning_rate=learning_rate
