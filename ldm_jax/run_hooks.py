@@ -15,6 +15,7 @@ import numpy as np
 
 from ldm_jax import build
 from ldm_jax.arrays import image_grid, image_to_pixels
+from ldm_jax.condition_pictures import condition_pictures
 from ldm_jax.evaluating import during_training
 from ldm_jax.rng import named_key
 from ldm_jax.run_data import Batch, Run, validation_batches
@@ -113,7 +114,9 @@ def _weights(state: TrainState) -> list[tuple[str, PyTree]]:
 
 
 def _draw_fn(run: Run) -> Callable[[int, TrainState], np.ndarray]:
-    """Rows of inputs and reconstructions and, for a denoiser, of EMA samples."""
+    """Rows of inputs and reconstructions; for a denoiser, of its conditions where these
+    can be seen, and of EMA samples under them.
+    """
     batch = next(validation_batches(run)())
     num = min(NUM_PREVIEWS, len(batch["image"]))
     batch = {name: value[:num] for name, value in run.computed(batch).items()}
@@ -122,15 +125,17 @@ def _draw_fn(run: Run) -> Callable[[int, TrainState], np.ndarray]:
     jit = partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
     reconstruct = jit(partial(build.reconstruct, module))
     sample = None if ldm is None else jit(_sample_fn(run, batch))
+    seen = condition_pictures(run.config, batch, run.source.class_names)
 
     def draw(step: int, state: TrainState) -> np.ndarray:
         params = _weights(state)[-1][1]
         first_stage = {**run.frozen, **params}["autoencoder"]
         rows = [batch["image"], reconstruct(first_stage, batch["image"])]
+        conditions = [] if seen is None else [seen]
         if sample is not None:
             rows.append(sample(params, state.collections, run.frozen, batch))
-        rows = [image_to_pixels(np.asarray(row)) for row in rows]
-        pixels = np.concatenate([np.asarray(row) for row in rows])
+        rows = [np.asarray(image_to_pixels(np.asarray(row))) for row in rows]
+        pixels = np.concatenate([*rows[:2], *conditions, *rows[2:]])
         return image_grid(pixels, columns=num)
 
     return draw

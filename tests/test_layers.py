@@ -17,6 +17,7 @@ COMPOSITION = {
     "build",
     "build_conditioner",
     "build_data",
+    "condition_pictures",
     "build_diffusion",
     "canvas",
     "caption_vocabulary",
@@ -33,6 +34,7 @@ COMPOSITION = {
     "run_data",
     "run_hooks",
     "sections",
+    "sample_outputs",
     "sampling_batches",
     "sampling_inputs",
 }
