@@ -84,7 +84,9 @@ def is_boxes(hole):
 
 @pytest.mark.parametrize(("name", "sides"), [("medium", 150), ("thick", 300)])
 def test_evaluation_boxes_have_their_share(name, sides):
+    """Weights 1 (strokes) and 0.3 (boxes), before large holes are refused."""
     assert HOLES[name].boxes.sides == (30, sides)
+    assert HOLES[name].box_rate == pytest.approx(0.3 / 1.3)
     unlimited = [
         is_boxes(HOLES[name].draw(512, 512, generator))
         for generator in [np.random.default_rng(2)]
