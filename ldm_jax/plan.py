@@ -36,7 +36,7 @@ def describe(config: ConfigDict) -> str:
     experiment = build.experiment(config)
     state = jax.eval_shape(run.create_fn(config, experiment), jax.random.key(0))
     shardings = sharding.infer_shardings(state, mesh)
-    frozen = _frozen_shapes(config, experiment)
+    frozen = frozen_shapes(config, experiment)
     conditioner = experiment.ldm.conditioner if experiment.ldm else None
     batch = build.example_batch(config, config.train.batch_size, conditioner)
     step = run.step_fn(config, experiment, jax.random.key(0))
@@ -59,7 +59,8 @@ def describe(config: ConfigDict) -> str:
     return "\n\n".join(f"== {name} ==\n{text}" for name, text in sections.items())
 
 
-def _frozen_shapes(config: ConfigDict, experiment: build.Experiment) -> PyTree:
+def frozen_shapes(config: ConfigDict, experiment: build.Experiment) -> PyTree:
+    """What `pretrained.frozen` reads, as shapes."""
     if config.task == "denoising":
         module = experiment.autoencoder
         image = build.example_batch(config, 1)["image"]

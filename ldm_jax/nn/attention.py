@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-# Above this size the [b n l_q l_kv] float32 logits are never held at once.
+# Above this size a device never holds its [b n l_q l_kv] float32 logits at once.
 _MAX_LOGITS_BYTES = 2**28
 
 
@@ -23,11 +23,21 @@ def attention(
     if _has_fused_kernel(q):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     b, length, n, _ = q.shape
-    logits_bytes = 4 * b * n * length * k.shape[1]
+    logits_bytes = 4 * _rows_on_a_device(b) * n * length * k.shape[1]
     if logits_bytes <= _MAX_LOGITS_BYTES:
         return jax.nn.dot_product_attention(q, k, v, implementation="xla")
     num_blocks = min(length, -(-logits_bytes // _MAX_LOGITS_BYTES))
     return _blockwise_attention(q, k, v, num_blocks)
+
+
+def _rows_on_a_device(batch_size: int) -> int:
+    """Of a batch split over the mesh in context, see `training.sharding.on_mesh`.
+
+    Without one all of it, so that a batch spread over many devices would be cut into as
+    many blocks more, run one after the other.
+    """
+    num_devices = max(jax.sharding.get_abstract_mesh().size, 1)
+    return batch_size if batch_size % num_devices else batch_size // num_devices
 
 
 def _has_fused_kernel(q: Array) -> bool:

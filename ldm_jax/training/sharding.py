@@ -4,6 +4,7 @@ Models never mention a mesh. The whole training state is laid out from its shape
 `infer_shardings(jax.eval_shape(create), mesh)`, then `jax.jit(create, out_shardings=...)`.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -115,6 +116,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device, for frozen parameters and keys."""
     return NamedSharding(mesh, P())
+
+
+def on_mesh(fn: Callable, mesh: Mesh) -> Callable:
+    """`fn`, traced with the mesh in context: for code whose choices depend on one device.
+
+    Attention, say, asks how much of the batch a device holds. Nothing is constrained.
+    """
+
+    @functools.wraps(fn)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return fn(*args, **kwargs)
+
+    return traced
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, grad_accumulation: int = 1) -> None:
