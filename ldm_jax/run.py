@@ -285,7 +285,9 @@ def _measured_scale(run: Run) -> jax.Array:
 def _compile_step(run: Run, state: TrainState, shardings: PyTree, batch: Batch):
     """Ahead of time, so that its FLOPs are known and a shape can never change it."""
     jitted = jit_step(run.config, run.experiment, run.key, shardings, run.mesh)
-    return jitted.lower(state, run.frozen, batch).compile()
+    compiled = jitted.lower(state, run.frozen, batch).compile()
+    distributed.wait_for_all("the step is compiled")
+    return compiled
 
 
 @contextmanager
