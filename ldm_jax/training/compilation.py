@@ -10,9 +10,13 @@ def enable_compilation_cache(directory: str | Path) -> None:
     """Keep compiled programs under `directory` for the next run of the same program.
 
     The environment variable JAX_COMPILATION_CACHE_DIR, when set, wins. A damaged entry is
-    compiled again with a warning.
+    compiled again with a warning. Several processes on CPUs keep nothing: only process 0
+    would find what it kept, and gloo would give up those that still compile.
     """
-    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(directory)
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not chosen and jax.process_count() > 1 and jax.default_backend() == "cpu":
+        return
+    directory = chosen or str(directory)
     jax.config.update("jax_compilation_cache_dir", directory)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
