@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[1]
+SHARED_CACHE = ROOT / "tests" / "child_site"
 TIMEOUT = 300.0  # seconds; these machines are slow and shared
 
 
@@ -122,6 +123,7 @@ def start_group(
             start(
                 told(process_id) if flags else command,
                 num_devices=num_devices,
+                PYTHONPATH=f"{SHARED_CACHE}:{ROOT}",
                 **environment_of(process_id),
             )
             for process_id in range(num_processes)

@@ -4,6 +4,7 @@
 bounded time whatever happens to one of them.
 """
 
+import itertools
 import logging
 import os
 import re
@@ -27,7 +28,10 @@ logger = logging.getLogger(__name__)
 START_TIMEOUT = 300  # seconds that processes wait for one another at the start
 PEER_TIMEOUT = 100  # seconds after which a process that says nothing counts as lost
 EXIT_TIMEOUT = 5  # seconds that one that fails waits for others that fail alike
+PATIENCE = 4 * 3600  # seconds that others wait for one that compiles
 LOST_EXIT_CODE = 3
+
+_WAITS = itertools.count()
 
 # What runtimes say when a peer is gone: gloo, NCCL, the coordination service.
 _LOST = re.compile(
@@ -35,10 +39,6 @@ _LOST = re.compile(
     r"|deadline_exceeded|coordination|barrier|another (task|process)",
     re.IGNORECASE,
 )
-
-
-class LostProcessError(ConnectionError):
-    """Another process of this run is gone."""
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def processes(
     logger.info("%d processes, %d devices", jax.process_count(), jax.device_count())
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001
         _leave(error, report)
     jax.distributed.shutdown()
 
@@ -106,7 +106,7 @@ def no_waiting_for_the_lost() -> Iterator[None]:
     except Exception as error:
         if not is_lost_process(error):
             raise
-        print(f"error: {process_log.LOST}", file=sys.stderr, flush=True)
+        _tell_lost(error)
         _end(LOST_EXIT_CODE)
 
 
@@ -122,7 +122,7 @@ def on_first_process(context: AbstractContextManager) -> Iterator[None]:
         if jax.process_index() == 0:
             try:
                 stack.enter_context(context)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 failure = error
         if jax.process_count() > 1:
             is_entered = multihost_utils.broadcast_one_to_all(np.array(failure is None))
@@ -133,12 +133,21 @@ def on_first_process(context: AbstractContextManager) -> Iterator[None]:
         yield
 
 
+def wait_for_all(what: str) -> None:
+    """Wait until every process has come here, however long one of them compiles.
+
+    The collectives of some backends (gloo's on CPUs: 30 seconds) have less patience. The
+    death of a process still ends the wait.
+    """
+    if jax.process_count() > 1:
+        client = jax_distributed.global_state.client
+        client.wait_at_barrier(f"{what} {next(_WAITS)}", PATIENCE * 1000)
+
+
 def is_lost_process(error: BaseException) -> bool:
     """Whether an error of a computation over several processes means that one is gone."""
     if jax.process_count() == 1:
         return False
-    if isinstance(error, LostProcessError):
-        return True
     is_runtime = isinstance(error, jax.errors.JaxRuntimeError | ValueError | OSError)
     return is_runtime and _LOST.search(str(error)) is not None
 
@@ -283,12 +292,18 @@ def _leave(error: BaseException, report: Callable[[BaseException], int]) -> NoRe
     fail alike, such as for a mistake in the config, end together.
     """
     if is_lost_process(error):
-        error = LostProcessError(process_log.LOST)
+        _tell_lost(error)
+        _end(LOST_EXIT_CODE)
     code = report(error)
     client = jax_distributed.global_state.client
     with suppress(Exception):
         client.wait_at_barrier("leaving", EXIT_TIMEOUT * 1000)
-    _end(LOST_EXIT_CODE if isinstance(error, LostProcessError) else code)
+    _end(code)
+
+
+def _tell_lost(error: BaseException) -> None:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    print(f"{reason[0][:200]}\nerror: {process_log.LOST}", file=sys.stderr, flush=True)
 
 
 def _end(code: int) -> NoReturn:

@@ -12,7 +12,10 @@ import sys
 
 _FATAL = "Terminating process because the JAX distributed service detected fatal errors"
 _STACK = re.compile(r"\*\*\* Check failure stack trace|\s+@\s+0x[0-9a-f]+ ")
-_DETAILS = re.compile(r"RPC: |Additional GRPC|:UNKNOWN:|The tasks have crashed|\d+$|$")
+_DETAILS = re.compile(
+    r"RPC: |Additional GRPC|:UNKNOWN:|The tasks have crashed|\d+$|$"
+    r"|Fatal Python error|(Current t|T)hread 0x|  File \"|Extension modules: "
+)
 
 LOST = (
     "another process of this run died or cannot be reached: all of them stop; start them "
