@@ -1,13 +1,15 @@
 """Draw pictures from a trained latent diffusion model.
 
 python sample.py --checkpoint=runs/emoji_f4 --num_samples=16 --steps=50 --outdir=samples/
+   --class_label=3 | --prompt="a red apple" | --low_res=small.png | --segmentation=map.png
+   | --layout=boxes.json | --query_image=a.png | --init_image=a.png [--mask=hole.png]
 
 Writes 00000.png, 00001.png, ..., grid.png, samples.json (every setting: the same command
-gives the same pixels) and, with --npz, samples.npz (uint8 [n, h, w, 3]).
+gives the same pixels), with --npz samples.npz (uint8 [n, h, w, 3]), with --layout
+layout.png. Pictures may have any size; large ones are drawn in tiles.
 """
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,10 @@ STEP = flags.DEFINE_integer(
     "checkpoint_step", None, "Which checkpoint; newest if left out."
 )
 NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", None, "How many pictures; one a prompt, else 16, if left out.", 1
+    "num_samples",
+    None,
+    "How many; if left out, one for each prompt or file that is given, else 16.",
+    1,
 )
 SAMPLERS = (
     "ddpm, ddim, euler, euler_ancestral, heun, plms, dpmpp_2s, dpmpp_2m, dpmpp_sde_2m, "
@@ -63,17 +68,65 @@ STRENGTH = flags.DEFINE_float(
 MASK = flags.DEFINE_string(
     "mask", None, "Picture, white where --init_image is to be filled in."
 )
+RESAMPLINGS = flags.DEFINE_integer(
+    "resamplings",
+    None,
+    "With --mask, for models that were not trained to fill holes: calls of the model "
+    "before each step; the hole then fits better (RePaint).",
+    0,
+)
 LOW_RES = flags.DEFINE_string(
-    "low_res", None, "Small picture to enlarge, by a super-resolution model."
+    "low_res", None, "Picture of any size to enlarge, by a super-resolution model."
 )
 SEGMENTATION = flags.DEFINE_string(
     "segmentation", None, "Picture whose values are labels (PNG), to be painted."
 )
+LAYOUT = flags.DEFINE_multi_string(
+    "layout",
+    None,
+    'JSON: [{"class": NAME or NUMBER, "box": [x, y, width, height]}, ...] in shares of '
+    "the picture; repeat it for several.",
+)
+QUERY_IMAGE = flags.DEFINE_multi_string(
+    "query_image",
+    None,
+    "Picture whose neighbours a retrieval-augmented model reads; repeat it for several. "
+    "With an index made by CLIP --prompt is a query too.",
+)
+NEIGHBORS = flags.DEFINE_string(
+    "neighbors", None, "Folder of another index than the one of the training."
+)
+WITH_QUERY = flags.DEFINE_bool(
+    "with_query", False, "The query's own embedding first, then one neighbour less."
+)
+ORIGINAL_SIZE = flags.DEFINE_list(
+    "original_size",
+    None,
+    "Height,width of the picture to pretend to cut from, for models that are told; "
+    "those drawn if left out.",
+)
+CROP_CORNER = flags.DEFINE_list(
+    "crop_corner", None, "Top,left of that cut; 0,0 if left out."
+)
 PREVIEW_STEPS = flags.DEFINE_list(
     "preview_steps", None, "Steps at which to write what the model expects, as 0,10,20."
 )
-HEIGHT = flags.DEFINE_integer("height", None, "Pixels; the training size if left out.")
-WIDTH = flags.DEFINE_integer("width", None, "Pixels; the training size if left out.")
+HEIGHT = flags.DEFINE_integer(
+    "height", None, "Pixels; of the picture given, or of the training, if left out.", 1
+)
+WIDTH = flags.DEFINE_integer(
+    "width", None, "Pixels; of the picture given, or of the training, if left out.", 1
+)
+TILE_SIZE = flags.DEFINE_integer(
+    "tile_size",
+    None,
+    "Pixels of the tiles of large pictures, 0 for none; if left out, twice the training "
+    "size, for pictures larger than that.",
+    0,
+)
+TILE_OVERLAP = flags.DEFINE_integer(
+    "tile_overlap", None, "Pixels; half a tile if left out.", 0
+)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Pictures at a time; at most 16 a device if left out.", 1
 )
@@ -81,47 +134,74 @@ NPZ = flags.DEFINE_bool("npz", False, "Write samples.npz as well.")
 NO_EMA = flags.DEFINE_bool("no_ema", False, "Raw weights instead of averaged ones.")
 
 
+# Files that are given, whose contents samples.json identifies.
+FILES = (INIT_IMAGE, MASK, LOW_RES, SEGMENTATION, LAYOUT, QUERY_IMAGE)
+# What the model must take for a flag to apply (see `sampling_inputs.accepted`).
+CONDITIONS = {
+    "class_label": "class_label",
+    "prompt": "text",
+    "prompts": "text",
+    "negative_prompt": "text",
+    "low_res": "low_res",
+    "segmentation": "segmentation",
+    "layout": "layouts",
+    "query_image": "neighbors",
+    "neighbors": "neighbors",
+    "with_query": "neighbors",
+    "original_size": "geometry",
+    "crop_corner": "geometry",
+}
+
+
 def main() -> None:
     # After the flags, so that --help and a mistyped flag answer at once.
-    from PIL import Image
-
     import ldm_jax
-    from ldm_jax.arrays import image_grid
+    from ldm_jax.sample_outputs import write_layouts, write_pictures
 
     settings = _settings()
     model = ldm_jax.load(CHECKPOINT.value, step=STEP.value, ema=not NO_EMA.value)
     _check_conditioning(model)
-    pictures = _pictures(model, settings)
-    pixels, previews = model.sample_with_previews(**{**settings, **pictures})
+    pictures = _pictures(model)
+    given = {**settings, **pictures, **_conditions(model, settings, pictures)}
+    pixels, previews = model.sample_with_previews(**given)
     outdir = Path(OUTDIR.value)
-    outdir.mkdir(parents=True, exist_ok=True)
-    for index, picture in enumerate(pixels):
-        Image.fromarray(picture).save(outdir / f"{index:05d}.png")
-    grid = image_grid(pixels, columns=math.ceil(math.sqrt(len(pixels))))
-    Image.fromarray(grid).save(outdir / "grid.png")
-    if len(previews):
-        rows = image_grid(previews.reshape(-1, *pixels.shape[1:]), columns=len(pixels))
-        Image.fromarray(rows).save(outdir / "previews.png")
-    if NPZ.value:
-        np.savez(outdir / "samples.npz", pixels)
-    record = {
+    write_pictures(outdir, pixels, previews, npz=NPZ.value)
+    if "layouts" in given:
+        write_layouts(outdir, given["layouts"], model.class_names, pixels)
+    (outdir / "samples.json").write_text(
+        json.dumps(_record(model, settings), indent=2) + "\n"
+    )
+    print(f"{len(pixels)} pictures in {outdir}, all of them in {outdir / 'grid.png'}")
+
+
+def _record(model, settings: dict) -> dict:
+    """Every setting, and what the given files hold."""
+    from ldm_jax.picture_inputs import sha256
+
+    paths = {flag.name: flag.value for flag in (*FILES, NEIGHBORS)}
+    files = [
+        path
+        for flag in FILES
+        for path in ([flag.value] if isinstance(flag.value, str) else flag.value or [])
+    ]
+    return {
         "checkpoint": CHECKPOINT.value,
         "checkpoint_step": model.step,
         "ema": not NO_EMA.value,
-        "init_image": INIT_IMAGE.value,
-        "mask": MASK.value,
-        "low_res": LOW_RES.value,
-        "segmentation": SEGMENTATION.value,
+        **paths,
+        "with_query": WITH_QUERY.value,
+        "original_size": ORIGINAL_SIZE.value,
+        "crop_corner": CROP_CORNER.value,
+        "sha256": {path: sha256(path) for path in files},
         **settings,
     }
-    (outdir / "samples.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(f"{len(pixels)} pictures in {outdir}, all of them in {outdir / 'grid.png'}")
 
 
 def _settings() -> dict:
     """The flags that were given, as arguments of `Model.sample_with_previews`."""
     prompts = _prompts()
-    num_samples = NUM_SAMPLES.value or (None if prompts else 16)
+    has_files = any(flag.value for flag in FILES)
+    num_samples = NUM_SAMPLES.value or (None if prompts or has_files else 16)
     options = {
         "num_samples": num_samples,
         "prompts": prompts,
@@ -136,8 +216,11 @@ def _settings() -> dict:
         "guidance_rescale": GUIDANCE_RESCALE.value,
         "guidance_interval": _numbers(GUIDANCE_INTERVAL, float, count=2),
         "strength": STRENGTH.value,
+        "resamplings": RESAMPLINGS.value,
         "height": HEIGHT.value,
         "width": WIDTH.value,
+        "tile_size": TILE_SIZE.value,
+        "tile_overlap": TILE_OVERLAP.value,
         "batch_size": BATCH_SIZE.value,
     }
     given = {name: value for name, value in options.items() if value is not None}
@@ -171,80 +254,93 @@ def _numbers(flag, kind: type, count: int | None = None) -> list | None:
     return numbers
 
 
-def _pictures(model, settings: dict) -> dict:
-    """Pictures given as files, as arguments of `Model.sample_with_previews`.
+def _pictures(model) -> dict:
+    """The picture to start from, as arguments of `Model.sample_with_previews`."""
+    from ldm_jax.picture_inputs import read_start
 
-    --low_res and --segmentation say how large the result is.
-    """
-    from ldm_jax.arrays import pixels_to_image
-
-    factor = model.ldm.autoencoder.downsampling_factor
-    if LOW_RES.value is not None:
-        low_res = pixels_to_image(_read_picture(LOW_RES.value))
-        sides = {"height": low_res.shape[0], "width": low_res.shape[1]}
-        sides = {name: side * factor for name, side in sides.items()}
-        return {"conditions": {"low_res": low_res[None]}, **sides}
-    if SEGMENTATION.value is not None:
-        labels = _read_labels(SEGMENTATION.value)
-        sides = {"height": labels.shape[0], "width": labels.shape[1]}
-        return {"conditions": {"segmentation": labels[None]}, **sides}
-    if INIT_IMAGE.value is None:
-        if MASK.value is not None:
-            raise ValueError("--mask needs the picture to fill in: give --init_image")
-        return {}
-    side = model.config.data.image_size
-    size = settings.get("width", side), settings.get("height", side)
-    pictures = {"init_image": _read_picture(INIT_IMAGE.value, size, "LANCZOS")}
+    if INIT_IMAGE.value is not None:
+        side = model.config.data.image_size
+        sizes = {"height": HEIGHT.value, "width": WIDTH.value}
+        return read_start(INIT_IMAGE.value, MASK.value, training_size=side, **sizes)
     if MASK.value is not None:
-        pictures["hole"] = _read_picture(MASK.value, size, "NEAREST").mean(-1) > 127
-    return pictures
+        raise ValueError("--mask needs the picture to fill in: give --init_image")
+    return {}
 
 
-def _read_picture(path: str, size: tuple | None = None, resampling: str = "NEAREST"):
-    """uint8 `[H, W, 3]`, of `size` (width, height) if given."""
-    from PIL import Image
+def _conditions(model, settings: dict, pictures: dict) -> dict:
+    """Layouts and batch fields, as arguments of `Model.sample_with_previews`."""
+    from ldm_jax import canvas
+    from ldm_jax import picture_inputs as files
+    from ldm_jax.arrays import pixels_to_image
+    from ldm_jax.data.layouts import read_layout
 
-    from ldm_jax.data.images import decode_pixels
+    fields = {}
+    if LOW_RES.value is not None:
+        fields["low_res"] = pixels_to_image(files.read_picture(LOW_RES.value))[None]
+    if SEGMENTATION.value is not None:
+        fields["segmentation"] = files.read_label_map(SEGMENTATION.value)[None]
+    if ORIGINAL_SIZE.value or CROP_CORNER.value:
+        shown = {name: picture[None] for name, picture in pictures.items()}
+        shown.pop("hole", None)  # of the same size
+        size = canvas.fit(model, HEIGHT.value, WIDTH.value, shown | fields).size
+        fields["geometry"] = _geometry(size)[None]
+    given = {}
+    if "neighbors" in model.conditioning_fields:
+        fields |= _neighbors(model, settings)
+        given["prompts"] = None
+    if fields:
+        given["conditions"] = fields
+    if LAYOUT.value:
+        names = model.class_names
+        given["layouts"] = [read_layout(path, names) for path in LAYOUT.value]
+    return given
 
-    picture = Image.fromarray(decode_pixels(Path(path).read_bytes()))
-    resized = picture.resize(size or picture.size, Image.Resampling[resampling])
-    return np.asarray(resized)
+
+def _geometry(size: tuple[int, int]) -> np.ndarray:
+    """int32 `[6]`: the size to pretend, the corner of the cut, the size to draw."""
+    from ldm_jax.conditioners.size_and_crop import default_geometry
+
+    geometry = default_geometry(*size)
+    for flag, place in ((ORIGINAL_SIZE, slice(0, 2)), (CROP_CORNER, slice(2, 4))):
+        if flag.value is not None:
+            geometry[place] = _numbers(flag, int, count=2)
+    return geometry
 
 
-def _read_labels(path: str):
-    """int32 `[H, W]`: the values of a grey picture, the indices of one with a palette."""
-    from PIL import Image
+def _neighbors(model, settings: dict) -> dict:
+    """The batch field `neighbors` of the queries; none without one."""
+    from ldm_jax import picture_inputs as files
+    from ldm_jax import retrieving
 
-    with Image.open(path) as picture:
-        if picture.mode not in ("L", "P", "I", "I;16"):
-            raise ValueError(
-                f"{path} is a colour picture: a label map has one value a pixel, so save "
-                "it as a grey or palette PNG"
-            )
-        return np.asarray(picture).astype(np.int32)
+    if not (QUERY_IMAGE.value or settings.get("prompts")):
+        return {}
+    workdir, folder = Path(str(CHECKPOINT.value)), NEIGHBORS.value or ""
+    retriever = retrieving.open_retriever(model.config, workdir, folder=folder)
+    how = {"with_query": WITH_QUERY.value}
+    found = [
+        retriever.by_image(files.read_picture(path)[None], **how)
+        for path in QUERY_IMAGE.value or []
+    ]
+    if settings.get("prompts"):
+        found.append(retriever.by_text(settings["prompts"], **how))
+    return {"neighbors": np.concatenate(found)}
 
 
 def _check_conditioning(model) -> None:
     """A condition that the model does not take is refused, with those it does take."""
-    given = {
-        "class_label": CLASS_LABEL.value,
-        "prompt": PROMPT.value,
-        "prompts": PROMPTS.value,
-        "negative_prompt": NEGATIVE_PROMPT.value,
-        "low_res": LOW_RES.value,
-        "segmentation": SEGMENTATION.value,
-    }
-    fields = dict.fromkeys(given, "tokens")
-    fields |= {n: n for n in ("class_label", "low_res", "segmentation")}
-    takes_text = model.tokenizer is not None
-    takes = [name for name in model.conditioning_fields if name != "tokens"]
-    takes += ["tokens"] * takes_text
-    for name, value in given.items():
-        if value and fields[name] not in takes:
-            accepted = [n for n, f in fields.items() if f in takes]
+    from ldm_jax.sampling_inputs import accepted
+
+    takes = accepted(model)
+    applies = {name: what in takes for name, what in CONDITIONS.items()}
+    if "neighbors" in takes:  # a prompt may be a query
+        applies |= {"prompt": True, "prompts": True}
+    for name, is_taken in applies.items():
+        if flags.FLAGS[name].value and not is_taken:
+            usable = [f"--{n}" for n, is_taken in applies.items() if is_taken]
+            usable += ["--init_image with --mask"] * ("masked_image" in takes)
             raise ValueError(
                 f"--{name} does not apply: this model takes "
-                + (" or ".join(f"--{n}" for n in accepted) or "no condition")
+                + (" or ".join(usable) or "no condition")
             )
 
 

@@ -11,21 +11,17 @@ from ldm_jax.data.images import CorruptImage, decode_pixels
 from ldm_jax.data.segmentation_maps import read_labels
 
 
-def read_picture(
-    path: str | Path, size: tuple[int, int] | None = None
-) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture of any format, upright, on white; resized (Lanczos) if `size` is given.
-
-    Args:
-      size: height and width.
+def read_picture(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture of any format, upright, on white.
 
     Raises:
       FileNotFoundError, ValueError: one sentence if there is none.
     """
-    pixels = _decoded(path)
-    if size in (None, pixels.shape[:2]):
-        return pixels
-    return _resized(pixels, size, Image.Resampling.LANCZOS)
+    _check_file(path)
+    try:
+        return decode_pixels(Path(path).read_bytes())
+    except CorruptImage as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def read_hole(path: str | Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
@@ -36,7 +32,7 @@ def read_hole(path: str | Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"
     Raises:
       FileNotFoundError, ValueError: one sentence if there is none, or nothing is white.
     """
-    pixels = _resized(_decoded(path), size, Image.Resampling.NEAREST)
+    pixels = _resized(read_picture(path), size, Image.Resampling.NEAREST)
     hole = pixels.mean(-1) > 127.5
     if not hole.any():
         raise ValueError(
@@ -58,23 +54,37 @@ def read_label_map(path: str | Path) -> Int32[np.ndarray, "H W"]:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def shorter_side_to(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(height, width) scaled so that the shorter one is `side`."""
-    scale = side / min(size)
-    return max(side, round(size[0] * scale)), max(side, round(size[1] * scale))
+def read_start(
+    init_image: str | Path,
+    mask: str | Path | None,
+    *,
+    height: int | None,
+    width: int | None,
+    training_size: int,
+) -> dict[str, np.ndarray]:
+    """`init_image` uint8 `[H W 3]` and, with a mask, `hole` bool `[H W]`.
 
+    Both have the size asked for; where one side is left out, the picture's proportions.
+    Where both are, a picture to fill in keeps its size, and one to vary is brought to the
+    training size by its shorter side.
 
-def fitted_size(
-    size: tuple[int, int], height: int | None, width: int | None
-) -> tuple[int, int]:
-    """(height, width) as asked for; one that is left out keeps the proportions."""
-    if height is None and width is None:
-        return size
-    if height is None:
-        height = max(1, round(size[0] * width / size[1]))
-    if width is None:
-        width = max(1, round(size[1] * height / size[0]))
-    return height, width
+    Raises:
+      FileNotFoundError, ValueError: one sentence for a file that is no picture.
+    """
+    pixels = read_picture(init_image)
+    size = h, w = pixels.shape[:2]
+    if height is not None or width is not None:
+        size = (
+            height or max(1, round(h * (width or w) / w)),
+            width or max(1, round(w * (height or h) / h)),
+        )
+    elif mask is None:
+        scale = training_size / min(h, w)
+        size = round(h * scale), round(w * scale)
+    if size != (h, w):
+        pixels = _resized(pixels, size, Image.Resampling.LANCZOS)
+    start = {"init_image": pixels}
+    return start if mask is None else start | {"hole": read_hole(mask, size)}
 
 
 def sha256(path: str | Path) -> str:
@@ -85,14 +95,6 @@ def sha256(path: str | Path) -> str:
 def _check_file(path: str | Path) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file: give the path of a picture")
-
-
-def _decoded(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
-    _check_file(path)
-    try:
-        return decode_pixels(Path(path).read_bytes())
-    except CorruptImage as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def _resized(
