@@ -4,7 +4,7 @@ VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo test test-slow test-full check clean
+.PHONY: demo test test-slow test-full check faults clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python tools/demo.py --workdir=$(RUNS)
@@ -19,6 +19,10 @@ test-slow: $(VENV)/.test-installed
 # Full-width models against torch, full-size checkpoints; prints peak memory.
 test-full: $(VENV)/.test-installed
 	$(BIN)/python -m pytest tests -q -m full -rA --durations=0
+
+# Kills, damage, full disks, lost peers: the table in docs/reliability.md.
+faults: $(VENV)/.test-installed
+	PYTHONPATH=tests $(BIN)/python -m faults.matrix
 
 check: $(VENV)/.test-installed
 	$(BIN)/ruff check .
