@@ -31,7 +31,7 @@ from ldm_jax.training import checkpoints
 def kill_at_random_times(
     lab: Laboratory, stage: str, num_processes: int, num_kills: int, seed: int = 0
 ) -> Outcome:
-    """SIGKILL one run again and again, then let it end; odd kills aim at a save.
+    """SIGKILL one run again and again, then let it end; every other kill aims at a save.
 
     What is on the disk after every kill must be the start of the undisturbed run, and the
     end its end.
@@ -40,9 +40,8 @@ def kill_at_random_times(
     whole = lab.whole(stage, num_processes)
     workdir, passed, in_saves = lab.new_workdir(), 0, 0
     for index in range(num_kills):
-        step = max(checkpoints.all_steps(workdir), default=0)
-        step = min(step, NUM_STEPS - 2 * EVERY)
-        first = step + generator.randint(1, 2 * EVERY - 2)
+        share = (index + generator.random()) / num_kills
+        first = 1 + int(share * (NUM_STEPS - 3 * EVERY))
         with lab.train(stage, workdir, num_processes=num_processes) as group:
             _wait(workdir, group, first, in_save=index % 2 == 1)
             time.sleep(generator.uniform(0, 0.1))
@@ -54,17 +53,21 @@ def kill_at_random_times(
         in_saves += bool(leftovers)
         check_prefix(workdir, whole)
         passed += 1
-        say(f"  kill {index + 1} at step {len(rows(workdir))}, in a save: {leftovers}")
+        where = "while saving" if leftovers else "between saves"
+        say(f"  kill {index + 1} at step {len(rows(workdir))}, {where}")
     lab.finish(stage, workdir, num_processes=num_processes)
     check_equal(workdir, whole)
     return Outcome(num_kills, passed, f"{in_saves} of the kills while saving")
 
 
 def _wait(workdir: Path, group, first: int, *, in_save: bool) -> None:
-    processes.wait_until(has_steps(workdir, first), group)
-    if in_save:
-        folder = checkpoints.checkpoint_dir(workdir)
-        processes.wait_until(lambda: any(folder.glob("*.orbax-checkpoint-tmp")), group)
+    folder = checkpoints.checkpoint_dir(workdir)
+
+    def is_due() -> bool:
+        is_saving = any(folder.glob("*.orbax-checkpoint-tmp"))
+        return len(rows(workdir)) >= first and is_saving == in_save
+
+    processes.wait_until(is_due, group)
 
 
 def terminate(lab: Laboratory, stage: str, num_processes: int, seed: int) -> Outcome:
