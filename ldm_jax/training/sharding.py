@@ -147,10 +147,22 @@ def check_batch_size(batch_size: int, mesh: Mesh, grad_accumulation: int = 1) ->
         )
 
 
+def process_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """Which rows of a global batch this process's devices hold, in order.
+
+    Not always a block: on a TPU slice a host's chips may lie apart in the mesh.
+    """
+    (slices,) = zip(*sharding.addressable_devices_indices_map((batch_size,)).values())
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in slices]))
+
+
 def put_batch(
     batch: Mapping[str, np.ndarray], sharding: NamedSharding
 ) -> dict[str, jax.Array]:
     """This process's rows of a batch -> global arrays laid out by `sharding`.
+
+    Args:
+      batch: the rows that `process_rows` names.
 
     Raises:
       ValueError: if the global batch is not a multiple of the number of devices.
