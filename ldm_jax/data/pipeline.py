@@ -2,11 +2,10 @@
 
 Global batch k is the same pictures, in the same order, with the same crops and flips,
 whatever the number of processes and workers, and wherever the run was resumed: the only
-state is the step. Processes take consecutive blocks of rows, so that stacking them by
-process index gives the global batch.
+state is the step. A process reads those of its rows that its devices hold.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol, Self
 
@@ -38,8 +37,7 @@ def make_loader(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     num_workers: int = 0,
     shuffle: bool = True,
 ) -> Loader:
@@ -51,32 +49,30 @@ def make_loader(
       source: examples by index; every epoch is another permutation of it.
       transform: called with an example and a generator that depends on the seed and the
         example's position in the stream alone.
-      batch_size: of the global batch; each process yields `batch_size / process_count`.
+      batch_size: of the global batch.
+      rows: those of each global batch to yield, in this order; all if None.
       num_workers: processes that read and transform; 0 uses threads.
       shuffle: False takes the source in order, again and again.
 
     Raises:
-      ValueError: if the source is empty or the batch does not divide by the processes.
+      ValueError: if the source is empty, or the batch is.
       ChildProcessError: from `next`, once a worker was killed.
     """
     if len(source) == 0:
         raise ValueError("the data source is empty: give one with pictures")
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            f"train.batch_size is {batch_size}, which {process_count} process(es) cannot "
-            f"share evenly: give a positive multiple of {process_count}"
-        )
+    if batch_size < 1:
+        raise ValueError(f"train.batch_size is {batch_size}: it must be >= 1")
+    mine = [*range(batch_size)] if rows is None else [int(row) for row in rows]
     stream = grain.MapDataset.source(source).seed(seed)
     stream = (stream.shuffle() if shuffle else stream).repeat(None)
     stream = stream.random_map(transform).map(keep_numeric)
-    rows = batch_size // process_count
 
     def row(position: int) -> Any:
-        step, offset = divmod(position, rows)
-        return stream[step * batch_size + process_index * rows + offset]
+        step, offset = divmod(position, len(mine))
+        return stream[step * batch_size + mine[offset]]
 
-    positions = grain.MapDataset.range(start_step * rows, ENDLESS)
-    batches = positions.map(row).batch(rows).to_iter_dataset(READ_AHEAD)
+    positions = grain.MapDataset.range(start_step * len(mine), ENDLESS)
+    batches = positions.map(row).batch(len(mine)).to_iter_dataset(READ_AHEAD)
     if num_workers:
         _parse_flags()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers))
