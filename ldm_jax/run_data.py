@@ -75,10 +75,12 @@ class Run:
 
     def put_whole(self, batch: Batch) -> dict[str, jax.Array]:
         """The same for a global batch, all of which every process has."""
-        index, count = jax.process_index(), jax.process_count()
-        return self.put(
-            {name: np.split(value, count)[index] for name, value in batch.items()}
-        )
+        rows = self.rows(len(next(iter(batch.values()))))
+        return self.put({name: value[rows] for name, value in batch.items()})
+
+    def rows(self, batch_size: int) -> np.ndarray:
+        """Which rows of a global batch this process's devices hold."""
+        return sharding.process_rows(sharding.batch_sharding(self.mesh), batch_size)
 
 
 def loader(run: Run, source: Any, transform: Any, *, start_step: int = 0) -> Loader:
@@ -89,8 +91,7 @@ def loader(run: Run, source: Any, transform: Any, *, start_step: int = 0) -> Loa
         batch_size=run.config.train.batch_size,
         seed=run.config.train.seed,
         start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=run.rows(run.config.train.batch_size),
         num_workers=run.config.data.num_workers,
     )
 
