@@ -69,8 +69,7 @@ def test_the_stream_is_a_function_of_seed_and_step(reference, hosts, start):
         take(
             len(reference) - start,
             start_step=start,
-            process_index=host,
-            process_count=hosts,
+            rows=range(host * BATCH // hosts, (host + 1) * BATCH // hosts),
         )
         for host in range(hosts)
     ]
@@ -82,7 +81,7 @@ def test_the_stream_is_a_function_of_seed_and_step(reference, hosts, start):
 
 
 def test_workers_do_not_change_the_stream(reference):
-    options = {"process_index": 1, "process_count": 2, "start_step": 1}
+    options = {"rows": range(BATCH // 2, BATCH), "start_step": 1}
     expected = take(3, **options)
     assert_same(take(3, num_workers=2, **options), expected)
     half = {name: array[BATCH // 2 :] for name, array in reference[1].items()}
@@ -146,9 +145,13 @@ def test_a_source_smaller_than_the_batch_repeats():
     assert set(batches[0]["index"]) == set(range(21))
 
 
-def test_a_batch_that_processes_cannot_share_is_an_error():
-    with pytest.raises(ValueError, match="multiple of 3"):
-        take(1, process_count=3)
+def test_rows_come_in_the_order_asked_for(reference):
+    batches = take(2, rows=[3, 0, 2])
+    expected = [{n: array[[3, 0, 2]] for n, array in b.items()} for b in reference[:2]]
+    assert_same(batches, expected)
+
+
+def test_an_empty_batch_is_an_error():
     with pytest.raises(ValueError, match="batch_size is 0"):
         take(1, batch_size=0)
 
