@@ -152,8 +152,9 @@ def process_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
 
     Not always a block: on a TPU slice a host's chips may lie apart in the mesh.
     """
-    (slices,) = zip(*sharding.addressable_devices_indices_map((batch_size,)).values())
-    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in slices]))
+    held = sharding.addressable_devices_indices_map((batch_size,)).values()
+    everything = np.arange(batch_size)
+    return np.unique(np.concatenate([everything[index] for index in held if index]))
 
 
 def put_batch(
