@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ldm_jax.nn.initializers import symmetric_uniform
+from ldm_jax.nn.placement import gathered
 
 CodebookLoss = Literal["legacy", "paper"]
 
@@ -84,8 +85,8 @@ class Quantizer(nn.Module):
 
     def indices(self, z: Float[Array, "b h w c"]) -> Int[Array, "b h w"]:
         """The code of each vector."""
-        return nearest_codes(z, self.embedding)
+        return nearest_codes(z, gathered(self.embedding))
 
     def lookup(self, indices: Int[Array, "b h w"]) -> Float[Array, "b h w c"]:
         """The vector of each code."""
-        return self.embedding[indices]
+        return gathered(self.embedding)[indices]

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from ldm_jax.conditioners.base import take_field
 from ldm_jax.nn.conditioning import Conditioning
+from ldm_jax.nn.placement import batch_split
 
 Slot = Literal["tokens", "vector"]
 
@@ -84,7 +85,7 @@ class ClassLabel(nn.Module):
         return self._embed(jnp.full((batch_size,), self.num_classes, jnp.int32))
 
     def _embed(self, label: jax.Array) -> Conditioning:
-        embedded = self.embedding(label)  # [b d]
+        embedded = batch_split(self.embedding(label))  # [b d]
         if self.slot == "vector":
             return Conditioning(vector=embedded)
         return Conditioning(tokens=embedded[:, None])  # [b 1 d]

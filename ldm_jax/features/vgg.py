@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ldm_jax.nn.placement import gathered
+
 Params = Mapping[str, Mapping[str, jax.Array]]
 
 # Output channels of the 3x3 convolutions between two max-pools; conv2_1 is the first
@@ -71,7 +73,9 @@ def convolve(
     params: Mapping[str, jax.Array], x: Float[Array, "b h w c"]
 ) -> Float[Array, "b h w d"]:
     """3x3 convolution with zero padding and bias."""
-    kernel, bias = (params[name].astype(x.dtype) for name in ("kernel", "bias"))
+    kernel, bias = (
+        gathered(params[name].astype(x.dtype)) for name in ("kernel", "bias")
+    )
     h, w = x.shape[1:3]
     if h * w <= _TINY_GRID:
         return _patches(x) @ kernel.reshape(-1, kernel.shape[-1]) + bias

@@ -21,6 +21,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from ldm_jax.nn import initializers
+from ldm_jax.nn.placement import gathered
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -40,6 +41,7 @@ def convolve(
 
     On the CPU backend it has reverse-mode derivatives, of any order, but no `jax.jvp`.
     """
+    kernel = gathered(kernel)
     if jax.default_backend() == "cpu":
         return _cpu_convolution(x, kernel, stride, padding)
     return _plain_convolution(x, kernel, (stride, stride), padding)

@@ -10,6 +10,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from ldm_jax.nn import initializers
+from ldm_jax.nn.placement import gathered
 
 
 class Dense(nn.Module):
@@ -38,5 +39,5 @@ class Dense(nn.Module):
             init = self.bias_init or initializers.uniform_bias(fan_in)
             bias = self.param("bias", init, (self.features,), self.param_dtype)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+        y = lax.dot_general(x, gathered(kernel), (((x.ndim - 1,), (0,)), ((), ())))
         return y if bias is None else y + bias

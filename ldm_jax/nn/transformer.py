@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from ldm_jax.nn.dense import Dense
+from ldm_jax.nn.placement import batch_split
 
 Remat = Literal["none", "blocks"]
 Activation = Literal["gelu", "quick_gelu"]
@@ -68,7 +69,7 @@ class Transformer(nn.Module):
         block = (
             nn.remat(TransformerBlock) if self.remat == "blocks" else TransformerBlock
         )
-        hidden = [x]
+        hidden = [batch_split(x)]
         for i in range(self.num_layers):
             layer = block(
                 self.num_heads,
