@@ -4,7 +4,11 @@ The feature network is a small random CLIP, in a folder as transformers saves it
 """
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -36,6 +40,7 @@ TOWER = {
     "projection_dim": 32,
 }
 TEXT = TOWER | {"vocab_size": 49_408, "bos_token_id": 49_406, "eos_token_id": 49_407}
+ROOT = Path(__file__).parents[1]
 WIDTH, SIZE, COUNT = 32, 64, 16
 DRAWN = 16  # pixels, of the tiny model
 CONDITIONER = Precomputed(WIDTH, num_tokens=3)
@@ -357,3 +362,25 @@ def test_a_model_trains_on_neighbors_and_samples_by_a_picture(
     np.testing.assert_array_equal(
         drawn, model.sample(conditions={"neighbors": neighbors}, num_samples=2)
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--network=clip:x", "--output=x"], "give either --source or --published"),
+        (["--published=a.npz", "--network=clip:x", "--output=x", "--preview=x.png"],
+         "--preview shows pictures"),
+        (["--source=emoji64", "--output=x"], "--network is missing"),
+    ],
+)  # fmt: skip
+def test_wrong_flags_of_the_tool_end_in_a_sentence(flags, says):
+    tool = ROOT / "tools/build_retrieval_index.py"
+    done = subprocess.run(
+        [sys.executable, tool, *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 2 and says in done.stderr
+    assert "Traceback" not in done.stderr

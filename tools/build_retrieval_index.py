@@ -27,28 +27,27 @@ PREVIEW = flags.DEFINE_string("preview", "", "A picture of queries and neighbour
 
 
 def main() -> None:
-    from ldm_jax import retrieving
-
     if bool(SOURCE.value) == bool(PUBLISHED.value):
         raise ValueError("give either --source or --published")
     if PREVIEW.value and not SOURCE.value:
         raise ValueError("--preview shows pictures, which --published has none of")
+    from ldm_jax import retrieving
+
+    network, output = str(NETWORK.value), str(OUTPUT.value)
     squares = {"image_size": IMAGE_SIZE.value, "resize": RESIZE.value}
     if PUBLISHED.value:
-        index = retrieving.import_published(
-            PUBLISHED.value, NETWORK.value, OUTPUT.value, **squares
-        )
+        index = retrieving.import_published(PUBLISHED.value, network, output, **squares)
     else:
         index = retrieving.build_index(
             SOURCE.value,
-            NETWORK.value,
-            OUTPUT.value,
+            network,
+            output,
             split=SPLIT.value,
             num_patches=PATCHES.value,
             **squares,
         )
     meta = index.meta
-    print(f"{meta.count} rows of {meta.embed_dim} numbers in {OUTPUT.value}")
+    print(f"{meta.count} rows of {meta.embed_dim} numbers in {output}")
     if PREVIEW.value:
         _preview(index, Path(PREVIEW.value))
 
