@@ -226,10 +226,18 @@ def _missing(model: Model, field: str) -> str:
     return f"this model needs {field}: give it in conditions={{{field!r}: ...}}{hint}"
 
 
+def count_classes(model: Model) -> int:
+    """How many classes its conditioner, or a part of that, knows; 0 without any."""
+    conditioner = model.ldm.conditioner
+    parts = (conditioner, *getattr(conditioner, "parts", ()))
+    readers = [part for part in parts if "class_label" in getattr(part, "fields", ())]
+    return max([getattr(part, "num_classes", 0) for part in readers], default=0)
+
+
 def _labels(
     model: Model, num_samples: int, class_labels: Sequence[int | str] | None
 ) -> np.ndarray:
-    num_classes = getattr(model.ldm.conditioner, "num_classes", 0)
+    num_classes = count_classes(model)
     if isinstance(class_labels, str):
         class_labels = [class_labels]
     if class_labels is None:
