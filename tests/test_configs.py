@@ -13,7 +13,7 @@ from ldm_jax import config as config_lib
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-    for folder in ("configs", "configs/autoencoder", "configs/tiny")
+    for folder in ("configs", "configs/autoencoder", "configs/emoji", "configs/tiny")
     for path in (ROOT / folder).glob("*.py")
     if path.stem != "__init__"
 )

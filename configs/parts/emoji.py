@@ -1,0 +1,70 @@
+"""What the task models of configs/emoji share: first stage, denoiser, length of training."""
+
+from ml_collections import ConfigDict
+
+from configs.autoencoder import emoji_kl_f4
+from configs.parts import latent_diffusion
+
+NUM_STEPS = 600
+
+
+def config(
+    *,
+    source: str = "emoji64",
+    conditioner: ConfigDict | None = None,
+    tokenizer: ConfigDict | None = None,
+    guidance_scale: float = 1.0,
+    cache: bool = False,
+    **task_data,
+) -> ConfigDict:
+    """A small latent diffusion model on the demo's 16x16x4 latents.
+
+    All tasks have the same denoiser, so that what a condition is worth can be told by
+    training one without; its transformers attend to themselves where there are no tokens.
+
+    Args:
+      source: "emoji64", or "emoji_scenes" for what is composed of these drawings.
+      guidance_scale: of previews and samples; above 1 only if the condition can be left
+        out.
+      cache: keep the latents on disk, for conditions that are not made of the pixels.
+      task_data: further fields of the data section.
+    """
+    first_stage = emoji_kl_f4.get_config()
+    config = latent_diffusion.config(
+        first_stage=first_stage,
+        backbone=latent_diffusion.transformer_unet(
+            model_channels=32,
+            channel_mult=(1, 2),
+            attention_resolutions=(2,),
+            num_res_blocks=1,
+            num_head_channels=32,
+        ),
+        conditioner=conditioner,
+        tokenizer=tokenizer,
+        beta_end=0.0195,
+        batch_size=16,
+        learning_rate=2e-3,
+        num_steps=NUM_STEPS,
+    )
+    config.diffusion.prediction = "v"  # shapes and colours come earlier than with eps
+    config.latent.update({"scale_by_std": True, "cache": cache})
+    config.data = first_stage.data
+    config.data.update({"source": source, "num_validation": 500, **task_data})
+    config.sampler.guidance_scale = guidance_scale
+    config.optimizer.schedule = {
+        "name": "lambda_warmup_cosine",
+        "warmup_steps": 20,
+        "decay_steps": NUM_STEPS,
+        "min_scale": 0.02,
+    }
+    config.train.update(
+        {
+            "ema_decay": 0.99,
+            "init": "unit_gain",
+            "log_every": 20,
+            "preview_every": 0,  # make tasks draws pictures at the end
+            "evaluate_every": NUM_STEPS,
+            "checkpoint_every": 200,
+        }
+    )
+    return config
