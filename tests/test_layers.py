@@ -21,6 +21,7 @@ COMPOSITION = {
     "build_diffusion",
     "canvas",
     "caption_vocabulary",
+    "compiling",
     "config",
     "conversion",
     "evaluating",
