@@ -156,17 +156,16 @@ def test_pictures_without_captions_are_named(pictures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "field"),
+    ("name", "says"),
     [
-        ("sr_bsr_f4", "low_res"),
-        ("semantic_landscapes_f4", "segmentation"),
-        ("inpaint_f4", "masked_image"),
-        ("layout_openimages_f4", "tokens"),
-        ("rdm_768", "neighbors"),
+        ("semantic_landscapes_f4", "--config.data.segmentation=FOLDER"),
+        ("layout_openimages_f4", "--config.data.layout=FILE"),
+        ("rdm_768", "--config.data.neighbors=FOLDER"),
+        ("imagenet_f4", "one subfolder a class"),
     ],
 )
-def test_a_field_that_the_pictures_lack_is_named(name, field, pictures, tmp_path):
-    refused(short(name, pictures), tmp_path / "run", repr(field))
+def test_what_the_pictures_lack_is_named(name, says, pictures, tmp_path):
+    refused(short(name, pictures), tmp_path / "run", says)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +179,11 @@ def test_a_field_that_the_pictures_lack_is_named(name, field, pictures, tmp_path
         ("inpaint_f4", {"sampler": {"guidance_scale": 2.0}}, "guidance_scale=2.0"),
         (
             "layout_openimages_f4",
-            {"sampler": {"guidance_scale": 2.0}},
-            "guidance_scale=2.0",
+            {"tokenizer": {"max_objects": 4}},
+            "max_length is 92 but config.tokenizer.max_objects=4 makes 14",
         ),
+        ("sr_bsr_f4", {"latent": {"cache": True}}, "latent.cache"),
+        ("layout_openimages_f4", {"latent": {"cache": True}}, "latent.cache"),
         ("sd_v1", {"conditioner": {"vocab_size": 30_522}}, "vocab_size is 30522"),
         ("text2img_f4", {"conditioner": {"max_length": 5}}, "max_length is 5"),
         ("sr_bsr_f4", {"conditioner": {"slot": "tokens"}}, "config.conditioner"),

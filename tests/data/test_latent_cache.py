@@ -13,8 +13,15 @@ from ldm_jax.data.latent_cache import (
     write_latent_cache,
 )
 from ldm_jax.data.pipeline import eval_batches, make_loader
+from ldm_jax.data.retrieval import LookUpNeighbors
 from ldm_jax.data.sources import open_source
-from ldm_jax.data.transforms import SquareImage, WithMirror
+from ldm_jax.data.transforms import (
+    Chain,
+    PreparePicture,
+    SquareImage,
+    Tokenize,
+    WithMirror,
+)
 
 KEY = cache_key(params="abc", image_size=16)
 
@@ -122,3 +129,28 @@ def test_too_few_batches_or_too_small_a_disk_are_one_sentence(
     with pytest.raises(ValueError, match="GB free: make room"):
         write_latent_cache(tmp_path, KEY, pairs, length=32)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_captions_and_neighbours_are_made_of_cached_latents_too(
+    cache, source, tmp_path
+):
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "embeddings.npy", random.normal(size=(9, 4)).astype(np.float16))
+    np.save(tmp_path / "table.npy", random.integers(0, 9, (170, 2), np.int32))
+    conditions = (
+        Tokenize(lambda texts: np.array([[len(text)] for text in texts], np.int32)),
+        LookUpNeighbors(tmp_path / "embeddings.npy", tmp_path / "table.npy"),
+    )
+    of_latents = Chain((ChooseFlip(0.5), *conditions))
+    of_images = PreparePicture(SquareImage(16, flip_rate=0.5), conditions)
+    options = {"batch_size": 8, "seed": 5}
+    with (
+        closing(
+            make_loader(LatentSource(cache, source), of_latents, **options)
+        ) as ours,
+        closing(make_loader(source, of_images, **options)) as theirs,
+    ):
+        latent, image = next(ours), next(theirs)
+    assert latent["neighbors"].shape == (8, 2, 4)
+    for name in ("tokens", "neighbors", "flip"):
+        np.testing.assert_array_equal(latent[name], image[name])
