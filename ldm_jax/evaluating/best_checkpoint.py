@@ -108,6 +108,7 @@ class BestCheckpoint:
             ("autoencoder", "checkpoint"),
             ("conditioner", "checkpoint"),
             ("tokenizer", "path"),
+            ("data", "neighbors"),
         ):
             path = config.get(section, {}).get(field, "")
             is_relative = path and not Path(path).is_absolute()
