@@ -10,17 +10,16 @@ import functools
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
 from ldm_jax.training import checksums
-from ldm_jax.trees import flatten
 
 PyTree = Any
 
@@ -225,46 +224,31 @@ def item_shapes(directory: Path, step: int, item: str) -> PyTree:
         raise unreadable(directory, step, error) from error
 
 
-def check_matches(
-    target: PyTree, stored: PyTree, item: str, directory: Path, step: int
-) -> None:
-    """Compare the leaves of an item with those on disk; orbax would cast them silently.
-
-    Raises:
-      CheckpointError: names the first leaf that differs.
-    """
-    wanted, found = flatten(target), flatten(stored)
-    where = f"the checkpoint of step {step} in {directory}"
-    advice = "use the config that it was trained with, or another workdir"
-    for name in sorted(wanted.keys() | found.keys()):
-        if name not in found:
-            raise CheckpointError(f"{where} lacks {item}/{name}: {advice}")
-        if name not in wanted:
-            raise CheckpointError(
-                f"{where} holds {item}/{name}, which this model lacks: {advice}"
-            )
-        want, have = wanted[name], found[name]
-        if want.shape != have.shape or want.dtype != have.dtype:
-            raise CheckpointError(
-                f"{where} holds {item}/{name} as {_form(have)}, but this model has "
-                f"{_form(want)}: {advice}"
-            )
-
-
-def _form(leaf: Any) -> str:
-    return f"{jnp.dtype(leaf.dtype).name}{list(leaf.shape)}"
-
-
 def unreadable(directory: Path, step: int, error: Exception) -> CheckpointError:
     """The sentence for a checkpoint that orbax cannot read."""
-    # orbax reads in parallel and abandons the other reads once one has failed; asyncio
-    # would print a traceback for each of them at exit, burying the sentence below.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    hush_abandoned_tasks()
     return CheckpointError(
         f"the checkpoint of step {step} in {directory} cannot be read "
         f"({_first_line(error)}): delete the folder {directory / str(step)} to go on from "
         f"an older one, or put an intact copy in its place"
     )
+
+
+@functools.cache
+def hush_abandoned_tasks() -> None:
+    """Keep what orbax abandons from burying the sentence that says what went wrong.
+
+    It reads and writes in parallel, and once one part has failed, a traceback would be
+    printed for each of the others.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def show_others(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = show_others
 
 
 def not_written(

@@ -52,6 +52,7 @@ class CheckpointWriter:
         self._intact: int | None = None
         # What orbax logs of a failure, with its traceback, is one sentence of ours.
         logging.getLogger("absl").addFilter(_is_not_of_orbax)
+        checkpoint_files.hush_abandoned_tasks()
         self._orbax = self._open()
 
     def _open(self) -> ocp.CheckpointManager:

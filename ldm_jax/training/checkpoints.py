@@ -23,7 +23,6 @@ from ldm_jax.training.checkpoint_files import (
     all_steps,
     check_free_space,
     check_intact,
-    check_matches,
     checkpoint_dir,
     item_shapes,
     resolve_step,
@@ -31,6 +30,7 @@ from ldm_jax.training.checkpoint_files import (
 )
 from ldm_jax.training.checkpoint_writer import ITEMS, CheckpointWriter
 from ldm_jax.training.state import TrainState
+from ldm_jax.trees import flatten
 
 __all__ = [
     "ITEMS",
@@ -251,3 +251,33 @@ def _stored_shapes(directory: Path, step: int, item: str) -> PyTree:
     if is_optional and not (directory / str(step) / item).exists():
         return {}
     return item_shapes(directory, step, item)
+
+
+def check_matches(
+    target: PyTree, stored: PyTree, item: str, directory: Path, step: int
+) -> None:
+    """Compare the leaves of an item with those on disk; orbax would cast them silently.
+
+    Raises:
+      CheckpointError: names the first leaf that differs.
+    """
+    wanted, found = flatten(target), flatten(stored)
+    where = f"the checkpoint of step {step} in {directory}"
+    advice = "use the config that it was trained with, or another workdir"
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found:
+            raise CheckpointError(f"{where} lacks {item}/{name}: {advice}")
+        if name not in wanted:
+            raise CheckpointError(
+                f"{where} holds {item}/{name}, which this model lacks: {advice}"
+            )
+        want, have = wanted[name], found[name]
+        if want.shape != have.shape or want.dtype != have.dtype:
+            raise CheckpointError(
+                f"{where} holds {item}/{name} as {_form(have)}, but this model has "
+                f"{_form(want)}: {advice}"
+            )
+
+
+def _form(leaf: Any) -> str:
+    return f"{jnp.dtype(leaf.dtype).name}{list(leaf.shape)}"
