@@ -85,7 +85,9 @@ def _totals_fn(run: Run) -> Callable:
         sums = {name: jnp.sum(value * mask) for name, value in values.items()}
         return sums, jnp.sum(mask)
 
-    return jax.jit(totals, out_shardings=sharding.replicated(run.mesh))
+    return jax.jit(
+        sharding.on_mesh(totals, run.mesh), out_shardings=sharding.replicated(run.mesh)
+    )
 
 
 def _evaluate(run: Run, totals_fn, batches, state: TrainState) -> dict[str, float]:
@@ -122,9 +124,10 @@ def _draw_fn(run: Run) -> Callable[[int, TrainState], np.ndarray]:
     batch = {name: value[:num] for name, value in run.computed(batch).items()}
     module, ldm = run.experiment.autoencoder, run.experiment.ldm
     # Whole on every device, for each process fetches them all.
+    on_mesh = partial(sharding.on_mesh, mesh=run.mesh)
     jit = partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
-    reconstruct = jit(partial(build.reconstruct, module))
-    sample = None if ldm is None else jit(_sample_fn(run, batch))
+    reconstruct = jit(on_mesh(partial(build.reconstruct, module)))
+    sample = None if ldm is None else jit(on_mesh(_sample_fn(run, batch)))
     seen = condition_pictures(run.config, batch, run.source.class_names)
 
     def draw(step: int, state: TrainState) -> np.ndarray:
