@@ -140,8 +140,7 @@ def wait_for_all(what: str) -> None:
     death of a process still ends the wait.
     """
     if jax.process_count() > 1:
-        client = jax_distributed.global_state.client
-        client.wait_at_barrier(f"{what} {next(_WAITS)}", PATIENCE * 1000)
+        _client().wait_at_barrier(f"{what} {next(_WAITS)}", PATIENCE * 1000)
 
 
 def is_lost_process(error: BaseException) -> bool:
@@ -257,7 +256,7 @@ class OpenMpi5(ClusterEnv):
 
 
 def _join(
-    given: Mapping[str, Any], cluster: type[ClusterEnv] | None, **timeouts: int
+    given: Mapping[str, Any], cluster: type[ClusterEnv] | None, **timeouts: Any
 ) -> None:
     """Start JAX's runtime; what it does not survive ends the process with a sentence."""
     method = "deactivate" if len(given) == 3 else None
@@ -295,10 +294,14 @@ def _leave(error: BaseException, report: Callable[[BaseException], int]) -> NoRe
         _tell_lost(error)
         _end(LOST_EXIT_CODE)
     code = report(error)
-    client = jax_distributed.global_state.client
     with suppress(Exception):
-        client.wait_at_barrier("leaving", EXIT_TIMEOUT * 1000)
+        _client().wait_at_barrier("leaving", EXIT_TIMEOUT * 1000)
     _end(code)
+
+
+def _client() -> Any:
+    """Of the coordination service, which needs no devices: JAX shows it to nobody."""
+    return jax_distributed.global_state.client
 
 
 def _tell_lost(error: BaseException) -> None:

@@ -121,14 +121,17 @@ def cluster_of(environment, monkeypatch):
 def test_environments_of_several_processes_are_recognised(monkeypatch):
     with monkeypatch.context() as patch:
         found = cluster_of(slurm(1), patch)
+        assert found is not None
         assert found.name == "slurm" and found.get_process_id() == 1
     with monkeypatch.context() as patch:
         found = cluster_of(open_mpi(1), patch)
+        assert found is not None
         assert found.name == "ompi" and found.get_process_id() == 1
     with monkeypatch.context() as patch:
         ompi5 = open_mpi(1) | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "PMIX_NAMESPACE": "j"}
         del ompi5["OMPI_MCA_orte_hnp_uri"]
         found = cluster_of(ompi5, patch)
+        assert found is not None
         assert found.name == "ompi5"
         assert found.get_coordinator_address(1, "99") == "localhost:99"
         patch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "1")

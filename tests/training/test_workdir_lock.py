@@ -42,6 +42,7 @@ def test_the_lock_of_a_killed_run_does_not_block_the_next(tmp_path):
         [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE
     )
     try:
+        assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(WorkdirInUseError, match=f"process {holder.pid}"):
             hold(tmp_path).__enter__()
