@@ -11,6 +11,8 @@ from tiny_latent_diffusion import (
     tiny_params,
 )
 
+from configs.tiny import ldm as ldm_config
+from ldm_jax import build
 from ldm_jax.autoencoders import AUTOENCODERS
 from ldm_jax.guidance import Guidance
 from ldm_jax.latent_diffusion import measure_latent_scale
@@ -18,6 +20,7 @@ from ldm_jax.rng import example_keys
 from ldm_jax.sample_fn import make_sample_fn
 from ldm_jax.samplers import SAMPLERS, bucket, make_levels, pad
 from ldm_jax.samplers.grids import from_strength
+from ldm_jax.tiling import Tiling
 
 KEY = jax.random.key(1)
 
@@ -250,3 +253,36 @@ def test_parameters_can_be_planned_without_memory():
     ldm, batch, params, _ = conditional()
     shapes = jax.eval_shape(ldm.init_params, KEY, batch)
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
+
+
+def test_memory_of_tiles_stays_that_of_one_as_pictures_grow():
+    """Compiled, not run: 64 to 1024 pixels, tiles of 64, a U-Net with attention."""
+    config = ldm_config.get_config()
+    ldm = build.latent_diffusion(config)
+    key, batch = jax.random.key(0), build.example_batch(config, 1, ldm.conditioner)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+    params = jax.eval_shape(ldm.init_params, key, zeros)
+    frozen = jax.eval_shape(ldm.autoencoder.init, key, zeros["image"], key)
+    params["autoencoder"] = frozen["params"]
+    f = ldm.autoencoder.downsampling_factor
+    tiling = Tiling((64 // f,) * 2, (32 // f,) * 2)
+
+    def denoise(params, z, tiling):
+        cond = ldm.condition(params, params, {"class_label": jnp.zeros(1, jnp.int32)})
+        denoise_fn = ldm.denoise_fn(params, cond, tiling=tiling)
+        return denoise_fn(z, ldm.schedule.level_at(np.float64(500)))
+
+    def decode(params, z, tiling):
+        return ldm.decode(params, z, 1.0, tiling=tiling)
+
+    def temporary_bytes(fn, side, tiling):
+        shape = (1, side // f, side // f, ldm.autoencoder.latent_channels)
+        z = jax.ShapeDtypeStruct(shape, jnp.float32)
+        lowered = jax.jit(fn, static_argnums=2).lower(params, z, tiling)
+        return lowered.compile().memory_analysis().temp_size_in_bytes  # pyright: ignore
+
+    for fn, output in ((denoise, 1024**2 // f**2 * 16), (decode, 1024**2 * 12)):
+        tile = temporary_bytes(fn, 64, None)
+        large = temporary_bytes(fn, 1024, tiling)
+        assert large <= 2 * tile + 3 * output, fn
+        assert temporary_bytes(fn, 256, None) > 8 * tile  # what it would become
