@@ -76,7 +76,9 @@ def processes(
         yield
         return
     index = given.get("process_id")
-    _start_log(cluster.get_process_id() if index is None else index)
+    if index is None and cluster is not None:
+        index = cluster.get_process_id()
+    _start_log(index or 0)
     _join(
         given,
         cluster,
