@@ -1,13 +1,17 @@
-# make demo | make test | make check          (PYTHON=python3.12 chooses the interpreter)
+# make demo | make tasks | make test | make check          (PYTHON=python3.12 chooses the interpreter)
 PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo test test-slow test-full check faults clean
+.PHONY: demo tasks test test-slow test-full check faults clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python tools/demo.py --workdir=$(RUNS)
+
+# Every task of the paper on the demo's pictures, on the demo's first stage: docs/tasks.md.
+tasks: $(VENV)/.tasks-installed
+	$(BIN)/python -m tools.tasks --workdir=$(RUNS)
 
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest tests -q -n 2 --dist worksteal -m "not slow and not full" --durations=15
@@ -36,6 +40,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo-installed: pyproject.toml requirements.txt constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lpips,fd]"
+	touch $@
+
+$(VENV)/.tasks-installed: $(VENV)/.demo-installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lpips,fd,sr,retrieval]"
 	touch $@
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed

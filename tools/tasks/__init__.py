@@ -1,0 +1,1 @@
+"""`make tasks`: every task trained, compared with its ablation, drawn and measured."""

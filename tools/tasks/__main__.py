@@ -1,0 +1,170 @@
+"""`make tasks`: train every task of the paper on emoji, measure it, and draw it.
+
+python -m tools.tasks --workdir=runs [--only=text,layout] [--steps=600]
+
+For each task of configs/emoji: trains it, and the same denoiser without its condition for
+as long on the same pictures; compares the losses on held-out pictures with the same noise;
+draws held-out conditions, by sample.py and for runs/tasks/<task>.png; measures whether the
+drawings follow them. Writes runs/tasks/table.md, and exits with 1 if a condition does not
+lower the loss by its margin (`tools.tasks.table`), or changes nothing. What is trained
+already is not trained again.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+# Before jax is imported, here and in the commands: programs are compiled once.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "ldm_jax" / "compiled")
+)
+
+from tools.tasks.table import TASKS, Task
+from tools.tasks.trainings import (
+    last_values,
+    of_length,
+    reuse_latents,
+    script,
+    train,
+)
+
+LOSS = "val/loss_ema"
+Result = dict[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workdir", type=Path, default=Path("runs"))
+    parser.add_argument("--only", default=",".join(TASKS), help="Tasks, by commas.")
+    parser.add_argument("--steps", type=int, default=600, help="Of each training.")
+    parser.add_argument("--num_pictures", type=int, default=64, help="To measure by.")
+    parser.add_argument("--sampling_steps", type=int, default=25)
+    args = parser.parse_args()
+    chosen = args.only.split(",")
+    if unknown := set(chosen) - set(TASKS):
+        parser.error(f"no task {min(unknown)!r}: choose of {', '.join(TASKS)}")
+    started = time.monotonic()
+    workdir = args.workdir.resolve()
+    train("autoencoder/emoji_kl_f4.py", workdir / "emoji_kl_f4", 450)
+    index = build_index(workdir / "emoji_index")
+    results = {}
+    for name in chosen:
+        losses = compare(name, TASKS[name], workdir, index, args.steps)
+        print(f"{name}: {losses}", flush=True)
+        results[name] = losses | look(name, TASKS[name], workdir, index, args)
+        path = workdir / "tasks" / name / "results.json"
+        path.write_text(json.dumps(results[name], indent=1) + "\n")
+    table = as_markdown(results)
+    (workdir / "tasks" / "table.md").write_text(table)
+    print(table)
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes")
+    if failed := [name for name in results if not is_used(TASKS[name], results[name])]:
+        sys.exit(f"the condition does too little in {', '.join(failed)}")
+
+
+def build_index(folder: Path) -> Path:
+    """The embeddings of the training pictures: neighbours, and categories to tell."""
+    if not folder.exists():
+        script(
+            "tools/build_retrieval_index.py",
+            "--source=emoji64",
+            "--network=efficientnet_lite0",
+            "--image_size=64",
+            f"--output={folder}",
+        )
+    return folder
+
+
+def compare(name: str, task: Task, workdir: Path, index: Path, steps: int) -> Result:
+    """Train a task and its ablation; their losses on held-out pictures, and minutes."""
+    ours, ablation = workdir / "tasks" / name, ablation_of(task, workdir)
+    shared = (
+        f"--config.autoencoder.checkpoint={workdir / 'emoji_kl_f4'}",
+        *of_length(steps),
+    )
+    unconditional = f"emoji/unconditional.py:{task.source}"
+    without_minutes = train(unconditional, ablation, steps, *shared)
+    own = [f"--config.data.neighbors={index}"] if name == "retrieval" else []
+    if task.is_cached:
+        reuse_latents(ablation, ours)
+    minutes = train(f"emoji/{name}.py", ours, steps, *shared, *own)
+    return {
+        "loss": last_values(ours)[LOSS],
+        "loss without": last_values(ablation)[LOSS],
+        "minutes": minutes,
+        "minutes without": without_minutes,
+    }
+
+
+def look(name: str, task: Task, workdir: Path, index: Path, args) -> Result:
+    """Draw and measure a trained task; see `measuring.measure`."""
+    from tools.tasks import measuring
+    from tools.tasks.statistics import Categories
+
+    settings = measuring.Settings(args.num_pictures, args.sampling_steps)
+    ours, categories = workdir / "tasks" / name, Categories(index)
+    values = measuring.measure(
+        task,
+        ours,
+        ablation_of(task, workdir),
+        categories,
+        workdir / "tasks" / f"{name}.png",
+        settings,
+    )
+    measuring.sample_command(task, ours, ours / "command", settings)
+    if name == "text":
+        colours = measuring.colours(ours, settings)
+        values |= {f"colour, {scale}": value for scale, value in colours.items()}
+    return values
+
+
+def ablation_of(task: Task, workdir: Path) -> Path:
+    """The run of the same denoiser without a condition."""
+    return workdir / "tasks" / f"unconditional_{task.source}"
+
+
+def is_used(task: Task, result: Mapping[str, float]) -> bool:
+    """Whether the condition lowers the loss by the task's margin, and changes pictures."""
+    gain = 1 - result["loss"] / result["loss without"]
+    return gain > task.margin and result["change"] > 0
+
+
+def as_markdown(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Two tables: losses, and what was drawn."""
+    lines = [
+        "| task | held-out loss | without the condition | difference | minutes |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in results.items():
+        gain = 1 - row["loss"] / row["loss without"]
+        lines.append(
+            f"| {name} | {row['loss']:.4f} | {row['loss without']:.4f} | {-gain:.1%} | "
+            f"{row['minutes']:.1f} + {row['minutes without']:.1f} |"
+        )
+    lines += [
+        "",
+        (
+            "| task | what follows the condition | unconditional | sample | "
+            "guidance 3 | held-out pictures | other | another condition changes |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in results.items():
+        task, other = TASKS[name], ""
+        if task.baseline:
+            other = f"{task.baseline[0]}: {row[task.baseline[0]]:.3g}"
+        cells = [row.get(key) for key in ("without", "scale 1", "scale 3", "real")]
+        numbers = ["" if x is None else f"{x:.3g}" for x in cells]
+        lines.append(
+            f"| {name} | {task.statistic[0]} | {' | '.join(numbers)} | {other} | "
+            f"{row['change']:.1f} levels |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
