@@ -13,10 +13,11 @@ from PIL import Image
 from configs.parts import conditioners
 from configs.tiny import autoencoder as tiny_autoencoder
 from configs.tiny import ldm as tiny_ldm
-from ldm_jax import build, build_data, loading, run
+from ldm_jax import build, build_data, loading, plan, run
 from ldm_jax import config as config_lib
 from ldm_jax.conditioners.size_and_crop import default_geometry
 from ldm_jax.data.pipeline import eval_batches
+from tests.published_models import config_of, narrow
 from tests.test_conditioned_runs import short, write_first_stage, write_workdir
 from tests.test_published_training import random_like
 
@@ -99,15 +100,10 @@ def scalars(workdir: Path, name: str) -> list[float]:
     return [row[name] for row in rows if name in row]
 
 
-QUICK = ("semantic_landscapes_f4",)
-
-
+@pytest.mark.slow  # 15 s each; in `make test`: the hybrid below, texts, layouts, neighbours
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-        for name in sorted(set(TASKS) - {"sd_v1_inpaint"})  # needs a released encoder
-    ],
+    sorted(set(TASKS) - {"sd_v1_inpaint"}),  # which needs a released text encoder
 )
 def test_a_published_task_trains_and_validates(name, world, tmp_path):
     config = task_config(name, world)
@@ -138,7 +134,7 @@ def hybrid_config(world: Path, workdir: Path):
     config.backbone.update(
         {
             "channel_mult": (1,),
-            "attention_resolutions": (1,),
+            "attention_resolutions": (),
             "attention": "transformer",
         }
     )
@@ -170,7 +166,8 @@ def test_a_hybrid_of_tokens_maps_and_vectors_trains_shows_and_samples(world, tmp
     assert rows == 4  # inputs, reconstructions, small pictures, samples
 
     model = loading.load(tmp_path)
-    assert model.conditioning_fields == ("class_label", "low_res", "geometry")
+    # Parts come in the order of their names, before and after they are written as JSON.
+    assert model.conditioning_fields == ("geometry", "class_label", "low_res")
     assert model.class_names == CLASSES
     # Random parameters: two steps from zero are rounded away.
     model = dataclasses.replace(model, params=random_like(model.params))
@@ -199,3 +196,10 @@ def test_an_index_that_is_not_there_is_named(world, tmp_path):
     with pytest.raises((ValueError, OSError), match="index") as caught:
         build_data.data(config, build.experiment(config).ldm.conditioner, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_the_plan_of_every_task_is_worked_out_without_data(name):
+    text = plan.describe(narrow(config_of(name)))
+    assert "FLOPs of a step" in text and "trained: denoiser" in text

@@ -19,7 +19,8 @@ class Compose(nn.Module):
     size and crop do, if `null` gets to see the batch.
 
     Attributes:
-      parts: linen modules with a `name` each, under which their parameters lie.
+      parts: linen modules with a `name` each, under which their parameters lie. Tokens
+        and channels are joined in their order; a config's parts come sorted by name.
     """
 
     parts: tuple[nn.Module, ...]
