@@ -57,6 +57,7 @@ def clip(tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("clip")
     model = randomised(transformers.CLIPModel(config)).eval()
+    torch.manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.Conv2d):
@@ -333,10 +334,11 @@ def test_a_model_trains_on_neighbors_and_samples_by_a_picture(
     config = config_with(index, pictures)
     config.optimizer.schedule = {"name": "constant"}
     config.train.update(
-        {"num_steps": 2, "batch_size": 4, "learning_rate": 3e-2, "log_every": 1,
+        {"num_steps": 2, "batch_size": 4, "learning_rate": 0.1, "log_every": 1,
          "preview_every": 0, "evaluate_every": 0, "ema_decay": 0.0}
     )  # fmt: skip
-    config.sampler.update({"num_steps": 2, "guidance_scale": 2.0})
+    # Two steps learn little: guidance shows it.
+    config.sampler.update({"num_steps": 2, "guidance_scale": 50.0})
     config.data.num_validation = 4
     workdir = tmp_path / "run"
     shutil.copytree(index.folder, workdir / "index")
@@ -357,8 +359,8 @@ def test_a_model_trains_on_neighbors_and_samples_by_a_picture(
     neighbors = retriever.by_image(queries)
     drawn = model.sample(conditions={"neighbors": neighbors}, num_samples=2)
     assert drawn.shape == (2, DRAWN, DRAWN, 3)
-    swapped = model.sample(conditions={"neighbors": neighbors[::-1]}, num_samples=2)
-    assert np.any(drawn != swapped)
+    others = model.sample(conditions={"neighbors": -neighbors}, num_samples=2)
+    assert np.mean(drawn != others) > 0.1
     np.testing.assert_array_equal(
         drawn, model.sample(conditions={"neighbors": neighbors}, num_samples=2)
     )
