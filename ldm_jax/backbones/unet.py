@@ -46,8 +46,13 @@ from ldm_jax.nn.resample import Downsample, Upsample
 
 Attention = Literal["plain", "transformer"]
 Resampling = Literal["conv", "resblock", "pool"]
-Remat = Literal["none", "blocks"]
+Remat = Literal["none", "dots", "blocks"]
 
+# What the gradient finds of a block besides its inputs.
+_KEPT = {
+    "blocks": None,
+    "dots": jax.checkpoint_policies.dots_saveable,
+}
 _CHOICES = {
     "attention": Attention,
     "attention_order": AttentionOrder,
@@ -84,7 +89,8 @@ class UNet(nn.Module):
         none, as in the reference.
       num_groups: of every group norm; the published models have 32.
       remat: "blocks" keeps only the inputs of residual and attention blocks for the
-        gradient and computes the rest again.
+        gradient and computes the rest again; "dots" keeps the results of products and
+        convolutions as well, so that norms and activations alone are computed twice.
       dtype: of activations; norms, softmax and the output are float32 all the same.
     """
 
@@ -192,9 +198,7 @@ class UNet(nn.Module):
         return self.channel_mult[level] * self.model_channels
 
     def _block_maker(self, level: int, resample: Direction = "none") -> MakeLayer:
-        block = ResnetBlock
-        if self.remat == "blocks":
-            block = nn.remat(ResnetBlock, static_argnums=(3,))  # train
+        block = self._remat(ResnetBlock, static_argnums=(3,))  # train
         return partial(
             block,
             self._features(level),
@@ -204,6 +208,11 @@ class UNet(nn.Module):
             num_groups=self.num_groups,
             dtype=self.dtype,
         )
+
+    def _remat(self, layer: type[nn.Module], **static: Any) -> type[nn.Module]:
+        if self.remat == "none":
+            return layer
+        return nn.remat(layer, policy=_KEPT[self.remat], **static)
 
     def _resample(self, level: int, direction: Direction) -> Resample:
         name = f"{direction}sample"
@@ -217,9 +226,7 @@ class UNet(nn.Module):
 
     def _attention_maker(self, level: int) -> MakeLayer:
         is_plain = self.attention == "plain"
-        layer = AttentionBlock if is_plain else SpatialTransformer
-        if self.remat == "blocks":
-            layer = nn.remat(layer)
+        layer = self._remat(AttentionBlock if is_plain else SpatialTransformer)
         layer = partial(
             layer,
             self._heads_at(level),

@@ -67,7 +67,7 @@ def train_program(
     state = jax.eval_shape(run.create_fn(config, experiment), key)
     shardings = sharding.infer_shardings(state, mesh)
     state = sharding.with_shardings(state, shardings)
-    frozen = _laid_out(frozen_shapes(config, experiment), mesh)
+    frozen = _whole(frozen_shapes(config, experiment), mesh)
     conditioner = experiment.ldm.conditioner if experiment.ldm else None
     batch = build.example_batch(config, batch_size, conditioner)
     if latents == "cached":
@@ -106,8 +106,7 @@ def sample_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> Program:
     ldm = experiment.ldm
     key = jax.random.key(0)
     state = jax.eval_shape(run.create_fn(config, experiment), key)
-    params = {
-        **frozen_shapes(config, experiment),
+    trained = {
         **state.params,
         "latent_scale": state.collections["latent_scale"],
     }
@@ -115,7 +114,8 @@ def sample_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> Program:
     _, h, w, _ = ldm.latent_shape(batch)
     keys = jax.eval_shape(example_keys, key, jnp.arange(batch_size))
     conditioning = {name: x for name, x in batch.items() if name != "image"}
-    params = _laid_out(params, mesh)
+    frozen = _whole(frozen_shapes(config, experiment), mesh)
+    params = {**frozen, **_laid_out(trained, mesh)}
     inputs = _batch_laid_out({"key": keys, "conditioning": conditioning}, mesh)
     draw = make_sample_fn(
         ldm,
@@ -155,6 +155,11 @@ def _moments(config: ConfigDict, ldm: LatentDiffusion | None, image: Any) -> Any
 
 def _laid_out(shapes: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     return sharding.with_shardings(shapes, sharding.infer_shardings(shapes, mesh))
+
+
+def _whole(shapes: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+    place = sharding.replicated(mesh)
+    return sharding.with_shardings(shapes, jax.tree.map(lambda _: place, shapes))
 
 
 def _batch_laid_out(batch: PyTree, mesh: jax.sharding.Mesh) -> PyTree:

@@ -96,7 +96,7 @@ def compile_program(program: Program, topology: Topology) -> Report:
     """Compile and measure. A program that does not fit gives a report that says so."""
     num_devices = len(topology.devices)
     chip = topology.chip
-    memory = {role: _bytes(tree) for role, tree in program.arguments.items()}
+    memory = {role: bytes_on_device(tree) for role, tree in program.arguments.items()}
     known = {
         "program": program.name,
         "topology": topology.name,
@@ -185,7 +185,7 @@ def _needed_bytes(message: str, arguments: int) -> int:
     return arguments
 
 
-def _bytes(tree: Any) -> int:
+def bytes_on_device(tree: Any) -> int:
     """On one device, of a tree of shapes with shardings."""
     return sum(
         trees.num_bytes(

@@ -53,7 +53,8 @@ def _cpu_convolution(x, kernel, stride, padding):
 
 
 def _forward(x, kernel, stride, padding):
-    return _cpu_convolution(x, kernel, stride, padding), (x, kernel)
+    # Plain, so that policies of rematerialisation know it for a convolution.
+    return _plain_convolution(x, kernel, (stride, stride), padding), (x, kernel)
 
 
 def _backward(stride, padding, residuals, g):
