@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import processes
 from faults.runs import (
     ENDLESS,
     Laboratory,
@@ -16,9 +15,11 @@ from faults.runs import (
     check,
     check_prefix,
     check_tidy,
+    finish,
     has_checkpoints,
     has_steps,
     rows,
+    wait_until,
 )
 
 from ldm_jax.training import checkpoints
@@ -62,18 +63,18 @@ def be_full_for_a_while(lab: Laboratory, stage: str) -> Outcome:
     with small_disk(lab.new_workdir(), 48) as disk:
         workdir = disk / "run"
         with lab.train(stage, workdir, ENDLESS) as (process,):
-            processes.wait_until(has_checkpoints(workdir, 2), [process])
+            wait_until(has_checkpoints(workdir, 2), [process])
             junk = fill(disk)
             said = "training goes on, and tries again"
-            processes.wait_until(lambda: process.stderr.count(said) >= 2, [process])
+            wait_until(lambda: process.stderr.count(said) >= 2, [process])
             before = checkpoints.all_steps(workdir)
             check(bool(before), "the older checkpoints are gone")
             junk.unlink()
-            processes.wait_until(
+            wait_until(
                 lambda: max(checkpoints.all_steps(workdir)) > max(before), [process]
             )
             process.send(signal.SIGTERM)
-            processes.finish([process])
+            finish([process])
             said = process.stderr
         check("Traceback" not in said, said[-1500:])
         check_prefix(workdir, lab.whole(stage))
@@ -88,10 +89,10 @@ def be_full_at_the_end(lab: Laboratory, stage: str) -> Outcome:
     with small_disk(lab.new_workdir(), 48) as disk:
         workdir = disk / "run"
         with lab.train(stage, workdir, ENDLESS) as (process,):
-            processes.wait_until(has_checkpoints(workdir, 2), [process])
+            wait_until(has_checkpoints(workdir, 2), [process])
             junk = fill(disk)
-            processes.wait_until(has_steps(workdir, 1), [process])
-            processes.wait_until(lambda: "tries again" in process.stderr, [process])
+            wait_until(has_steps(workdir, 1), [process])
+            wait_until(lambda: "tries again" in process.stderr, [process])
             process.send(signal.SIGTERM)
             code, said = process.wait(), process.stderr
         check(code == 2 and said.count("error:") == 1, f"{code}: {said[-800:]}")

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import processes
 from faults.runs import (
     ENDLESS,
     EVERY,
@@ -19,10 +18,12 @@ from faults.runs import (
     check_equal,
     check_prefix,
     check_tidy,
+    finish,
     has_checkpoints,
     has_steps,
     rows,
     say,
+    wait_until,
 )
 
 from ldm_jax.training import checkpoints
@@ -67,7 +68,7 @@ def _wait(workdir: Path, group, first: int, *, in_save: bool) -> None:
         is_saving = any(folder.glob("*.orbax-checkpoint-tmp"))
         return len(rows(workdir)) >= first and is_saving == in_save
 
-    processes.wait_until(is_due, group)
+    wait_until(is_due, group)
 
 
 def terminate(lab: Laboratory, stage: str, num_processes: int, seed: int) -> Outcome:
@@ -76,9 +77,9 @@ def terminate(lab: Laboratory, stage: str, num_processes: int, seed: int) -> Out
     workdir = lab.new_workdir()
     with lab.train(stage, workdir, num_processes=num_processes) as group:
         first = generator.randint(2, NUM_STEPS // 2)
-        processes.wait_until(has_steps(workdir, first), group)
+        wait_until(has_steps(workdir, first), group)
         generator.choice(group).send(signal.SIGTERM)
-        processes.finish(group)
+        finish(group)
         said = group[0].stderr
     step = max(checkpoints.all_steps(workdir))
     check(len(rows(workdir)) == step, f"{len(rows(workdir))} rows, step {step} saved")
@@ -93,7 +94,7 @@ def lose_a_peer(lab: Laboratory, stage: str, victim: int) -> Outcome:
     workdir = lab.new_workdir()
     flags = ("--peer_timeout=10",)
     with lab.train(stage, workdir, ENDLESS, num_processes=2, flags=flags) as group:
-        processes.wait_until(has_checkpoints(workdir, 1), group)
+        wait_until(has_checkpoints(workdir, 1), group)
         group[victim].send(signal.SIGKILL)
         started = time.monotonic()
         code = group[1 - victim].wait(120)
@@ -114,7 +115,7 @@ def kill_a_worker(lab: Laboratory, stage: str) -> Outcome:
     """SIGKILL a process that reads data: the run ends with code 3 and a sentence."""
     workdir = lab.new_workdir()
     with lab.train(stage, workdir, ENDLESS, data__num_workers=2) as (process,):
-        processes.wait_until(has_steps(workdir, EVERY + 1), [process])
+        wait_until(has_steps(workdir, EVERY + 1), [process])
         workers = _children(process.pid, "spawn_main")
         check(len(workers) == 2, f"{len(workers)} workers")
         process_id = random.choice(workers)
@@ -143,12 +144,12 @@ def start_twice(lab: Laboratory, stage: str) -> Outcome:
     """A second run in one workdir refuses; the first does not notice."""
     workdir = lab.new_workdir()
     with lab.train(stage, workdir, ENDLESS) as (first,):
-        processes.wait_until(has_steps(workdir, 2), [first])
+        wait_until(has_steps(workdir, 2), [first])
         with lab.train(stage, workdir) as (second,):
             code, said = second.wait(), second.stderr
         check(code == 2 and said.count("error:") == 1, f"{code}: {said[-500:]}")
         first.send(signal.SIGTERM)
-        processes.finish([first])
+        finish([first])
     check_prefix(workdir, lab.whole(stage))
     check_tidy(workdir)
     return Outcome(1, 1, "exit code 2")

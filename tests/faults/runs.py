@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ NUM_STEPS = 40
 EVERY = 4  # steps from one checkpoint to the next
 TIMINGS = ("images_per_sec", "mfu")
 ENDLESS = 10**6
+PATIENCE = 1200.0  # seconds, for two processes that compile on a busy machine
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Laboratory:
                 "tiny/autoencoder.py", workdir, train__num_steps=1
             )
             with processes.start(command) as process:
-                processes.finish([process])
+                finish([process])
         return workdir
 
     @contextmanager
@@ -93,7 +94,7 @@ class Laboratory:
     def finish(self, stage: str, workdir: Path, *args, **options) -> str:
         """Train to the end; what the first process wrote to stderr."""
         with self.train(stage, workdir, *args, **options) as group:
-            processes.finish(group)
+            finish(group)
             return group[0].stderr
 
     def whole(self, stage: str, num_processes: int = 1) -> Path:
@@ -156,6 +157,16 @@ def check_tidy(workdir: Path) -> None:
         damage = checksums.find_damage(folder / str(step))
         check(checksums.has_sums(folder / str(step)), f"step {step} has no sums")
         check(not damage, f"step {step}: {damage}")
+
+
+def finish(group: Sequence[processes.Process]) -> None:
+    """Wait until all have ended well."""
+    processes.finish(group, PATIENCE)
+
+
+def wait_until(is_so: Callable[[], bool], group: Sequence[processes.Process]) -> None:
+    """Wait for something that runs bring about before they end."""
+    processes.wait_until(is_so, group, PATIENCE)
 
 
 def say(text: str) -> None:
