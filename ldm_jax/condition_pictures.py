@@ -31,16 +31,16 @@ def condition_pictures(
       class_names: of the source.
     """
     side = batch["image"].shape[1]
+    if "tokens" in batch and build_conditioner.reads_layouts(config) and class_names:
+        vocabulary = build_conditioner.layout_tokenizer(config, len(class_names))
+        layouts = (cropped(*decode_tokens(row, vocabulary)) for row in batch["tokens"])
+        return np.stack([draw_layout(layout, side, class_names) for layout in layouts])
     if "low_res" in batch:
         return _enlarged(_pixels(batch["low_res"]), side)
     if "masked_image" in batch:
         return _pixels(batch["masked_image"])
     if "segmentation" in batch:
         return colour_labels(np.asarray(batch["segmentation"]))
-    if "tokens" in batch and build_conditioner.reads_layouts(config) and class_names:
-        vocabulary = build_conditioner.layout_tokenizer(config, len(class_names))
-        layouts = (cropped(*decode_tokens(row, vocabulary)) for row in batch["tokens"])
-        return np.stack([draw_layout(layout, side, class_names) for layout in layouts])
     return None
 
 
