@@ -201,5 +201,7 @@ def test_an_index_that_is_not_there_is_named(world, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_the_plan_of_every_task_is_worked_out_without_data(name):
-    text = plan.describe(narrow(config_of(name)))
+    config = narrow(config_of(name))
+    config.train.batch_size = 8  # one for each device
+    text = plan.describe(config)
     assert "FLOPs of a step" in text and "trained: denoiser" in text
