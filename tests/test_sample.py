@@ -33,6 +33,8 @@ def workdir_of(folder, config, first_stage, class_names):
     config.autoencoder.checkpoint = str(first_stage)
     config.sampler.update({"num_steps": 1, "guidance_scale": 1.0})
     config.backbone.channel_mult = (1,)  # what takes long is compiling
+    if "transformer_depth" in config.backbone:
+        config.backbone.transformer_depth = 1
     shapes, _ = jax.eval_shape(build.experiment(config).init, jax.random.key(0))
     collections = {"latent_scale": jnp.float32(1)}
     state = TrainState(jnp.int32(0), random_like(shapes), None, {}, collections)
