@@ -81,7 +81,8 @@ def report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         sentence, code = "interrupted", 130
     elif is_mistake and ("\n" not in str(error).strip() or isinstance(error, OSError)):
-        is_lost = isinstance(error, ChildProcessError)  # no mistake: to be started again
+        # A lost process is no mistake: the run is to be started again.
+        is_lost = isinstance(error, ChildProcessError)
         sentence, code = str(error), 3 if is_lost else 2
     else:
         traceback.print_exception(error)
