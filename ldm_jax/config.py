@@ -63,7 +63,7 @@ def run_cli(main: Callable[[], None], required: tuple[str, ...] = ()) -> None:
         _log_plainly()
         try:
             main()
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
             sys.exit(report(error))
 
     app.run(guarded, flags_parser=parse)
