@@ -341,7 +341,12 @@ def test_first_proposal_that_compiles_into_memory_is_taken():
     assert found is not None and found[0]["backbone.remat"] == "blocks"
     assert asked == [(8, "none"), (8, "blocks")]
     assert (config.mesh.fsdp, config.backbone.remat) == (1, "none")
-    assert fitting.first_that_fits(config, full(), compile_with, max_tries=1) is None
+    expected = (
+        "--config.mesh.fsdp=8 --config.mesh.data=1 --config.backbone.remat=blocks"
+    )
+    assert expected in fitting.advice(found, 3)
+    found = fitting.first_that_fits(config, full(), compile_with, max_tries=1)
+    assert "nothing that was tried (1 " in fitting.advice(found, 1)
 
 
 # A slice that is not here

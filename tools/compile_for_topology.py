@@ -46,31 +46,22 @@ def main() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
     from ldm_jax.compiling import fitting
     from ldm_jax.compiling.description import describe
-    from ldm_jax.compiling.programs import sample_program, train_program
+    from ldm_jax.compiling.programs import program
     from ldm_jax.compiling.report import compile_program
     from ldm_jax.compiling.topology import open_topology
-    from ldm_jax.training import sharding
 
     config = CONFIG.value
-    topology = open_topology(TOPOLOGY.value)
+    topology = open_topology(TOPOLOGY.value or "")
     if BATCH_PER_DEVICE.value:
         rows = BATCH_PER_DEVICE.value * len(topology.devices)
         config.train.batch_size = rows * config.train.grad_accumulation
     config_lib.check(config)
-    is_cached = CACHED_LATENTS.value
-    if is_cached is None:
-        is_cached = config.task == "denoising" and config.latent.cache
 
     def compile_with(config):
-        mesh = sharding.make_mesh(
-            config.mesh.data, config.mesh.fsdp, devices=topology.devices
+        traced = program(
+            PROGRAM.value, config, topology.devices, latents=_latents(config)
         )
-        if PROGRAM.value == "sample":
-            program = sample_program(config, mesh)
-        else:
-            latents = "cached" if is_cached else "encoded"
-            program = train_program(config, mesh, latents=latents)
-        return compile_program(program, topology)
+        return compile_program(traced, topology)
 
     report = compile_with(config)
     numbers = report.as_dict()
@@ -81,15 +72,20 @@ def main() -> None:
             config, report, compile_with, max_tries=MAX_TRIES.value
         )
         numbers["fits_with"] = found and found[0]
-        changes = {} if found is None else found[0]
-        advice = " ".join(f"--config.{name}={value}" for name, value in changes.items())
-        print(f"would fit: {advice or 'nothing that was tried'}", file=sys.stderr)
+        print(fitting.advice(found, MAX_TRIES.value), file=sys.stderr)
     if JSON.value == "-":
         print(json.dumps(numbers, indent=2))
     elif JSON.value:
         Path(JSON.value).write_text(json.dumps(numbers, indent=2) + "\n")
     if not report.fits:
         sys.exit(1)
+
+
+def _latents(config) -> str:
+    is_cached = CACHED_LATENTS.value
+    if is_cached is None:
+        is_cached = config.task == "denoising" and config.latent.cache
+    return "cached" if is_cached else "encoded"
 
 
 if __name__ == "__main__":

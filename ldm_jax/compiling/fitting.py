@@ -67,6 +67,15 @@ def first_that_fits(
     return None
 
 
+def advice(found: tuple[Changes, Report] | None, max_tries: int) -> str:
+    """What `first_that_fits` found, as one sentence."""
+    if found is None:
+        return f"nothing that was tried ({max_tries} compilations at most) fits either"
+    changes, report = found
+    flags = " ".join(f"--config.{name}={value}" for name, value in changes.items())
+    return f"compiled and found to fit: {flags} ({report.peak_bytes / 2**30:.1f} GiB)"
+
+
 def _smaller_batches(report: Report) -> Iterator[int]:
     """Rows on a device: what the model says fits, then halves of it."""
     rows = report.batch_size // report.num_devices

@@ -10,7 +10,7 @@ arguments, from shapes alone. `config.train.batch_size` is the number of picture
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -46,6 +46,20 @@ class Program:
     batch_size: int
     arguments: Mapping[str, PyTree]
     unused: tuple[str, ...] = ()
+
+
+def program(
+    name: str, config: ConfigDict, devices: Sequence[Any], *, latents: str = "encoded"
+) -> Program:
+    """`train_program` or `sample_program`, on the mesh of the config.
+
+    Raises:
+      ValueError: see these two.
+    """
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices=devices)
+    if name == "sample":
+        return sample_program(config, mesh)
+    return train_program(config, mesh, latents=latents)
 
 
 def train_program(
