@@ -1,4 +1,4 @@
-"""Class to picture: the eight categories of emoji64, one of ten left out for guidance.
+"""Class to picture: the eight categories of emoji64, added to the time embedding.
 
     python train.py --config=configs/emoji/class_label.py --workdir=runs/tasks/class_label \
         --config.autoencoder.checkpoint=runs/emoji_kl_f4
@@ -12,10 +12,8 @@ from configs.parts import conditioners, emoji
 
 def get_config(arg: str = "") -> ConfigDict:
     del arg
-    return emoji.config(
-        conditioner=conditioners.class_label(
-            num_classes=8, embed_dim=64, has_null=True, drop_rate=0.1
-        ),
-        guidance_scale=3.0,
-        cache=True,
+    conditioner = conditioners.class_label(
+        num_classes=8, embed_dim=0, has_null=True, drop_rate=0.1
     )
+    conditioner.slot = "vector"  # as wide as the time embedding, whatever embed_dim says
+    return emoji.config(conditioner=conditioner, guidance_scale=3.0, cache=True)
