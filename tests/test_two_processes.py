@@ -24,9 +24,8 @@ WIDE = {
     "kl": {"autoencoder__ch": 32, "autoencoder__dropout": 0.0},
     "denoiser": {"backbone__model_channels": 64, "backbone__dropout": 0.0},
 }
-# The adaptive weight of a GAN, a ratio of two small norms, amplifies what float32 sums in
-# another order differ by; the discriminator takes part from the third step on.
-RTOL = {"kl": 5e-3, "denoiser": 2e-4}
+# Of losses, after the second step; seen: 2e-7.
+RTOL = 1e-4
 
 
 def command(stage: str, workdir: Path, first_stage: Path, **overrides):
@@ -93,7 +92,7 @@ def test_two_processes_train_as_one(alone, first_stage, tmp_path, fsdp):
     stage, expected = alone
     everything = {"train__preview_every": 2, "train__evaluate_every": 2}
     logs = train_by_two(stage, tmp_path, first_stage, mesh__fsdp=fsdp, **everything)
-    assert_alike(tmp_path, expected, RTOL[stage])
+    assert_alike(tmp_path, expected, RTOL)
     assert f"step {NUM_STEPS}/{NUM_STEPS}" in logs[0] and "step" not in logs[1]
     names = [path.name for path in (tmp_path / "previews").iterdir()]
     assert sorted(names) == ["step_2.png", "step_4.png"]
@@ -102,9 +101,10 @@ def test_two_processes_train_as_one(alone, first_stage, tmp_path, fsdp):
         ours = trees.flatten(checkpoints.load_item(tmp_path, item, step=2))
         theirs = trees.flatten(checkpoints.load_item(expected, item, step=2))
         assert ours.keys() == theirs.keys()
-        for name in ours:
+        # The softmax does not see the keys' bias: Adam blows up its round-off.
+        for name in (n for n in ours if not n.endswith("k/bias")):
             np.testing.assert_allclose(
-                ours[name], theirs[name], atol=1e-4, err_msg=f"{item}/{name}"
+                ours[name], theirs[name], atol=1e-5, err_msg=f"{item}/{name}"
             )
 
 
@@ -117,7 +117,7 @@ def test_other_numbers_of_processes_and_devices_go_on(alone, first_stage, tmp_pa
     train_by_two(stage, back, first_stage)
     for workdir in (there, back):
         np.testing.assert_allclose(
-            step_losses(workdir), step_losses(expected), rtol=RTOL[stage]
+            step_losses(workdir), step_losses(expected), rtol=RTOL
         )
 
 
@@ -131,7 +131,7 @@ def test_two_processes_share_a_cache_of_latents(first_stage, tmp_path):
     train_by_two("denoiser", tmp_path / "two", first_stage, **fields)
     assert len([*(tmp_path / "two" / "latents").glob("*.npy")]) == 2
     np.testing.assert_allclose(
-        step_losses(tmp_path / "two"), step_losses(tmp_path / "one"), rtol=2e-4
+        step_losses(tmp_path / "two"), step_losses(tmp_path / "one"), rtol=RTOL
     )
 
 
