@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ PyTree = Any
 logger = logging.getLogger(__name__)
 
 RESERVE_BYTES = 2**24
+CLEARING_TRIES = 10
 # What says which arrays an item has: all of it small.
 DESCRIPTION = ("_METADATA", "_sharding", "manifest.ocdbt", "array_metadatas")
 
@@ -90,9 +92,16 @@ def resolve_step(directory: Path, step: int | None) -> int:
 
 def clear_leftovers(directory: Path) -> None:
     """Remove what a killed or failed save left half-written; process 0 does."""
-    if jax.process_index() == 0:
-        for leftover in directory.glob("*.orbax-checkpoint-tmp*"):
+    if jax.process_index() != 0:
+        return
+    for _ in range(CLEARING_TRIES):
+        leftovers = list(directory.glob("*.orbax-checkpoint-tmp*"))
+        if not leftovers:
+            return
+        for leftover in leftovers:
             shutil.rmtree(leftover, ignore_errors=True)
+        # The parts of a save end one by one, and each makes the folder that it misses.
+        time.sleep(0.05)
 
 
 def check_free_space(directory: str | Path, num_bytes_needed: int, step: int) -> None:

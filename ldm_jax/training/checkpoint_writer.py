@@ -140,6 +140,7 @@ class CheckpointWriter:
             self.wait()
         finally:
             _close(self._orbax)
+            checkpoint_files.clear_leftovers(self.directory)
 
     def __enter__(self) -> Self:
         return self
