@@ -10,7 +10,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -23,6 +25,7 @@ from ldm_jax.compiling.description import describe
 from ldm_jax.compiling.flops import count_flops
 from ldm_jax.compiling.programs import Program, sample_program, train_program
 from ldm_jax.compiling.topology import CHIPS, open_topology
+from ldm_jax.nn.dense import Dense
 from ldm_jax.training import sharding
 
 needs_eight_devices = pytest.mark.skipif(
@@ -143,7 +146,13 @@ HloModule m
   %g = f32[4]{0} negate(%f)
 }
 
+%all-reduce-scatter.5 (g: f32[64]) -> f32[8] {
+  %g2 = f32[64]{0} all-reduce(%g), channel_id=9, replica_groups=[1,8]<=[8]
+  ROOT %slice = f32[8]{0} dynamic-slice(%g2, %i)
+}
+
 ENTRY %main (x: f32[4]) -> f32[4] {
+  %h = f32[8]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.5
   %w = (s32[], f32[4]{0}) while(%t), condition=%cond, body=%body
   %r = (f32[10]{0}, bf16[6]{0}) all-reduce(%a, %b), channel_id=1, replica_groups=[1,8]<=[8]
   %s = (f32[4]{0}, f32[32]{0}) all-gather-start(%x), channel_id=2, replica_groups={{0,1,2,3,4,5,6,7}}
@@ -159,12 +168,12 @@ def test_exchanges_are_counted_by_kind_with_loops_and_groups():
     assert {kind: (c.count, c.num_bytes) for kind, c in found.items()} == {
         "all-reduce": (1, 52),
         "all-gather": (1, 128),
-        "reduce-scatter": (1, 64),
+        "reduce-scatter": (2, 64 + 256),
         "collective-permute": (50, 800),
     }
     assert found["all-reduce"].sent_bytes == 2 * 52 * 7 // 8
     assert found["all-gather"].sent_bytes == 128 * 7 // 8
-    assert found["reduce-scatter"].sent_bytes == 64 * 3 // 4
+    assert found["reduce-scatter"].sent_bytes == 64 * 3 // 4 + 256 * 7 // 8
     assert found["collective-permute"].sent_bytes == 800
 
 
@@ -378,6 +387,43 @@ def test_programs_compile_for_a_slice_with_exchanges_and_times():
     assert found.seconds is not None and found.seconds > 0
     assert found.mfu is not None and 0 < found.mfu < 1
     assert "MFU" in describe(found)
+
+
+@needs_libtpu
+def test_on_a_slice_fsdp_gathers_parameters_and_scatters_gradients():
+    """Each once, in the compute dtype; moments stay where they are."""
+    topology = open_topology("v5e:2x4")
+    mesh = sharding.make_mesh(1, 8, devices=topology.devices)
+    net = nn.Sequential([Dense(256, dtype=jnp.bfloat16) for _ in range(3)])
+    optimizer = optax.adam(1e-3)
+    x = jax.ShapeDtypeStruct((64, 256), jnp.float32)
+
+    def create():
+        params = net.init(jax.random.key(0), jnp.zeros(x.shape))
+        return params, optimizer.init(params)
+
+    def step(state, x):
+        params, moments = state
+
+        def loss(params):
+            return jnp.asarray(net.apply(params, x), jnp.float32).var()
+
+        updates, moments = optimizer.update(jax.grad(loss)(params), moments, params)
+        return optax.apply_updates(params, updates), moments
+
+    state = jax.eval_shape(create)
+    shardings = sharding.infer_shardings(state, mesh)
+    state = sharding.with_shardings(state, shardings)
+    x = sharding.with_shardings(x, sharding.batch_sharding(mesh))
+    jitted = jax.jit(sharding.on_mesh(step, mesh), out_shardings=shardings)
+    found = report.compile_program(
+        Program("train", jitted.trace(state, x), 64, {"parameters": state[0]}), topology
+    )
+    exchanged = {c.kind: c.num_bytes for c in found.collectives}
+    kernels = 3 * 256 * 256 * 2
+    assert exchanged["all-gather"] == exchanged["reduce-scatter"] == kernels
+    assert exchanged.pop("all-reduce") < 1e4  # biases and statistics
+    assert set(exchanged) == {"all-gather", "reduce-scatter"}
 
 
 @needs_libtpu

@@ -22,6 +22,9 @@ KINDS = (
     "collective-permute",
 )
 
+# On TPUs an all-reduce of which each device keeps a slice is one fusion of this name.
+_FUSED_REDUCE_SCATTER = "all-reduce-scatter"
+
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
@@ -66,18 +69,22 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
             match = _COLLECTIVE.search(line)
             if match is None:
                 continue
+            kind, size = match[2], _result_bytes(match)
+            group = _group_size(line, num_devices)
+            if kind == "reduce-scatter":
+                size *= group
+            elif name.startswith(_FUSED_REDUCE_SCATTER):
+                kind = "reduce-scatter"
             # One exchange may be spread over several fusions, under one channel.
             channel = re.search(r"channel_id=(\d+)", line)
-            key = (match[2], channel[1] if channel else f"{name}:{i}")
-            size, group = _result_bytes(match), _group_size(line, num_devices)
+            key = (kind, channel[1] if channel else f"{name}:{i}")
             if key not in found or size > found[key][1]:
                 found[key] = (times, size, group)
     totals: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0])
     for (kind, _), (times, size, group) in found.items():
-        whole = size * group if kind == "reduce-scatter" else size
         rounds = {"all-reduce": 2, "collective-permute": group / max(group - 1, 1)}
-        sent = whole * rounds.get(kind, 1) * (group - 1) / group
-        for i, value in enumerate((1, whole, sent)):
+        sent = size * rounds.get(kind, 1) * (group - 1) / group
+        for i, value in enumerate((1, size, sent)):
             totals[kind][i] += times * value
     return [
         Collective(kind, *(round(value) for value in totals[kind]))

@@ -24,6 +24,7 @@ from ldm_jax.plan import frozen_shapes
 from ldm_jax.rng import example_keys
 from ldm_jax.sample_fn import make_sample_fn
 from ldm_jax.training import sharding
+from ldm_jax.training.guarded_step import new_tally
 
 PyTree = Any
 
@@ -99,7 +100,8 @@ def train_program(
     passed, unused = frozen, ()
     if latents == "cached":  # previews and validation still need the first stage
         passed, unused = {}, ("frozen networks",)
-    traced = step.trace(state, passed, batch)
+    tally = _whole(new_tally(), mesh)
+    traced = step.trace(state, passed, batch, tally)
     return Program("train", traced, batch_size, arguments, unused)
 
 
