@@ -166,12 +166,13 @@ def test_a_task_trains_and_draws_what_it_is_told(name, workdir, index, tmp_path)
     assert late < early
     picture = tmp_path / "grid.png"
     ablation = workdir("unconditional")
-    values = measuring.measure(
+    measured, change = measuring.measure(
         TASKS[name], workdir(name), ablation, Categories(index), picture, SETTINGS
     )
-    assert values["change"] > 0
-    assert np.isfinite([x for key, x in values.items() if key != "real"]).all()
-    assert ("scale 3" in values) == TASKS[name].is_guided
+    assert change > 0
+    for values in measured.values():
+        assert np.isfinite(list(values.values())).all()
+        assert ("scale 3" in values) == TASKS[name].is_guided
     width, height = Image.open(picture).size
     assert height % 19 == 0 and height >= 4 * 19 and width > drawing.MARGIN
 
@@ -262,7 +263,8 @@ def test_a_condition_that_lowers_no_loss_or_changes_nothing_is_told():
 
 def test_tables_hold_every_figure():
     row = {"loss": 0.5, "loss without": 0.625, "minutes": 2.0, "minutes without": 3.0}
-    row |= {"without": 0.1, "scale 1": 0.25, "real": 0.75, "change": 4.25}
+    values = {"without": 0.1, "scale 1": 0.25, "first stage": 0.75, "bicubic": 0.5}
+    row |= {"statistics": {"overlap": values}, "change": 4.25}
     text = command.as_markdown({"semantic": row})
     assert "| semantic | 0.5000 | 0.6250 | -20.0% | 2.0 + 3.0 |" in text
-    assert "| 0.1 | 0.25 |  | 0.75 |  | 4.2 levels |" in text
+    assert "| overlap | 0.1 | 0.25 |  | 0.75 | bicubic: 0.5 | 4.2 levels |" in text

@@ -1,13 +1,13 @@
 """`make tasks`: train every task of the paper on emoji, measure it, and draw it.
 
-python -m tools.tasks --workdir=runs [--only=text,layout] [--steps=600]
+python -m tools.tasks --workdir=runs [--only=text,layout] [--steps=100]
 
 For each task of configs/emoji: trains it, and the same denoiser without its condition for
 as long on the same pictures; compares the losses on held-out pictures with the same noise;
 draws held-out conditions, by sample.py and for runs/tasks/<task>.png; measures whether the
 drawings follow them. Writes runs/tasks/table.md, and exits with 1 if a condition does not
 lower the loss by its margin (`tools.tasks.table`), or changes nothing. What is trained
-already is not trained again.
+already is not trained again, and the table shows what earlier calls measured as well.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 # Before jax is imported, here and in the commands: programs are compiled once.
 os.environ.setdefault(
@@ -26,21 +27,21 @@ os.environ.setdefault(
 from tools.tasks.table import TASKS, Task
 from tools.tasks.trainings import (
     last_values,
-    of_length,
     reuse_latents,
     script,
     train,
 )
 
 LOSS = "val/loss_ema"
-Result = dict[str, float]
+Result = dict[str, Any]
+COLUMNS = ("without", "scale 1", "scale 3", "first stage")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workdir", type=Path, default=Path("runs"))
     parser.add_argument("--only", default=",".join(TASKS), help="Tasks, by commas.")
-    parser.add_argument("--steps", type=int, default=600, help="Of each training.")
+    parser.add_argument("--steps", type=int, help="Of each training; the configs'.")
     parser.add_argument("--num_pictures", type=int, default=64, help="To measure by.")
     parser.add_argument("--sampling_steps", type=int, default=25)
     args = parser.parse_args()
@@ -49,21 +50,27 @@ def main() -> None:
         parser.error(f"no task {min(unknown)!r}: choose of {', '.join(TASKS)}")
     started = time.monotonic()
     workdir = args.workdir.resolve()
-    train("autoencoder/emoji_kl_f4.py", workdir / "emoji_kl_f4", 450)
+    train("autoencoder/emoji_kl_f4.py", workdir / "emoji_kl_f4")
     index = build_index(workdir / "emoji_index")
-    results = {}
     for name in chosen:
         losses = compare(name, TASKS[name], workdir, index, args.steps)
         print(f"{name}: {losses}", flush=True)
-        results[name] = losses | look(name, TASKS[name], workdir, index, args)
+        result = losses | look(name, TASKS[name], workdir, index, args)
         path = workdir / "tasks" / name / "results.json"
-        path.write_text(json.dumps(results[name], indent=1) + "\n")
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    results = known_results(workdir)
     table = as_markdown(results)
     (workdir / "tasks" / "table.md").write_text(table)
     print(table)
     print(f"{(time.monotonic() - started) / 60:.1f} minutes")
-    if failed := [name for name in results if not is_used(TASKS[name], results[name])]:
+    if failed := [name for name in chosen if not is_used(TASKS[name], results[name])]:
         sys.exit(f"the condition does too little in {', '.join(failed)}")
+
+
+def known_results(workdir: Path) -> dict[str, Result]:
+    """Of the tasks that have been measured, now or before."""
+    paths = {name: workdir / "tasks" / name / "results.json" for name in TASKS}
+    return {n: json.loads(p.read_text()) for n, p in paths.items() if p.is_file()}
 
 
 def build_index(folder: Path) -> Path:
@@ -79,19 +86,18 @@ def build_index(folder: Path) -> Path:
     return folder
 
 
-def compare(name: str, task: Task, workdir: Path, index: Path, steps: int) -> Result:
+def compare(
+    name: str, task: Task, workdir: Path, index: Path, steps: int | None
+) -> Result:
     """Train a task and its ablation; their losses on held-out pictures, and minutes."""
     ours, ablation = workdir / "tasks" / name, ablation_of(task, workdir)
-    shared = (
-        f"--config.autoencoder.checkpoint={workdir / 'emoji_kl_f4'}",
-        *of_length(steps),
-    )
+    first_stage = f"--config.autoencoder.checkpoint={workdir / 'emoji_kl_f4'}"
     unconditional = f"emoji/unconditional.py:{task.source}"
-    without_minutes = train(unconditional, ablation, steps, *shared)
+    without_minutes = train(unconditional, ablation, steps, first_stage)
     own = [f"--config.data.neighbors={index}"] if name == "retrieval" else []
     if task.is_cached:
         reuse_latents(ablation, ours)
-    minutes = train(f"emoji/{name}.py", ours, steps, *shared, *own)
+    minutes = train(f"emoji/{name}.py", ours, steps, first_stage, *own)
     return {
         "loss": last_values(ours)[LOSS],
         "loss without": last_values(ablation)[LOSS],
@@ -107,7 +113,7 @@ def look(name: str, task: Task, workdir: Path, index: Path, args) -> Result:
 
     settings = measuring.Settings(args.num_pictures, args.sampling_steps)
     ours, categories = workdir / "tasks" / name, Categories(index)
-    values = measuring.measure(
+    measured, change = measuring.measure(
         task,
         ours,
         ablation_of(task, workdir),
@@ -118,8 +124,8 @@ def look(name: str, task: Task, workdir: Path, index: Path, args) -> Result:
     measuring.sample_command(task, ours, ours / "command", settings)
     if name == "text":
         colours = measuring.colours(ours, settings)
-        values |= {f"colour, {scale}": value for scale, value in colours.items()}
-    return values
+        measured["colour as asked"] = colours
+    return {"statistics": measured, "change": change}
 
 
 def ablation_of(task: Task, workdir: Path) -> Path:
@@ -127,13 +133,13 @@ def ablation_of(task: Task, workdir: Path) -> Path:
     return workdir / "tasks" / f"unconditional_{task.source}"
 
 
-def is_used(task: Task, result: Mapping[str, float]) -> bool:
+def is_used(task: Task, result: Mapping[str, Any]) -> bool:
     """Whether the condition lowers the loss by the task's margin, and changes pictures."""
     gain = 1 - result["loss"] / result["loss without"]
     return gain > task.margin and result["change"] > 0
 
 
-def as_markdown(results: Mapping[str, Mapping[str, float]]) -> str:
+def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Two tables: losses, and what was drawn."""
     lines = [
         "| task | held-out loss | without the condition | difference | minutes |",
@@ -149,21 +155,22 @@ def as_markdown(results: Mapping[str, Mapping[str, float]]) -> str:
         "",
         (
             "| task | what follows the condition | unconditional | sample | "
-            "guidance 3 | held-out pictures | other | another condition changes |"
+            "guidance 3 | first stage | other | another condition changes |"
         ),
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in results.items():
-        task, other = TASKS[name], ""
-        if task.baseline:
-            other = f"{task.baseline[0]}: {row[task.baseline[0]]:.3g}"
-        cells = [row.get(key) for key in ("without", "scale 1", "scale 3", "real")]
-        numbers = ["" if x is None else f"{x:.3g}" for x in cells]
-        lines.append(
-            f"| {name} | {task.statistic[0]} | {' | '.join(numbers)} | {other} | "
-            f"{row['change']:.1f} levels |"
-        )
+        for statistic, values in row["statistics"].items():
+            numbers = [_number(values.get(column)) for column in COLUMNS]
+            others = set(values) - set(COLUMNS)
+            numbers.append(", ".join(f"{x}: {_number(values[x])}" for x in others))
+            cells = " | ".join((name, statistic, *numbers))
+            lines.append(f"| {cells} | {row['change']:.1f} levels |")
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -33,38 +33,36 @@ def measure(
     categories: Categories,
     picture: Path,
     settings: Settings,
-) -> dict[str, float]:
+) -> tuple[dict[str, dict[str, float]], float]:
     """Draw held-out conditions, write `picture`, and compute the task's statistics.
 
     Returns:
-      The statistic of the ablation's samples, of those of each guidance scale, of the
-      baseline and of the real pictures; and by how many grey levels samples from the same
-      noise differ under another picture's condition (inside the hole, if there is one).
+      By statistic its value of the ablation's samples ("without"), of those of each
+      guidance scale ("scale 1", ...), of the baseline by its name, and of the held-out
+      pictures as the first stage gives them back ("first stage"); and by how many grey
+      levels samples from the same noise differ under another picture's condition (inside
+      the hole, if there is one).
     """
     model = ldm_jax.load(workdir)
     pictures = held_out(model, workdir, settings.num_pictures)
     scales = GUIDANCE if task.is_guided else GUIDANCE[:1]
-    drawn = {
-        scale: draw(model, pictures, steps=settings.steps, guidance_scale=scale)
-        for scale in scales
-    }
+    rows = {"without": _unconditional(ablation, pictures, settings)}
+    for scale in scales:
+        drawn = draw(model, pictures, steps=settings.steps, guidance_scale=scale)
+        rows[f"scale {scale:g}"] = drawn
     other = draw(model, pictures, steps=settings.steps, guidance_scale=1.0, shift=1)
-    unconditional = _unconditional(ablation, pictures, settings)
-    statistic = task.statistic[1](categories)
-    rows = {
-        "without": unconditional,
-        **{f"scale {scale:g}": pixels for scale, pixels in drawn.items()},
-        "real": pictures.pixels,
-    }
     if task.baseline:
         name, make = task.baseline
         rows[name] = make(pictures)
-    values = {name: statistic(pixels, pictures) for name, pixels in rows.items()}
+    rows["first stage"] = model.decode(model.encode(pictures.pixels))
+    measured = {}
+    for name, of_categories in task.statistics.items():
+        statistic = of_categories(categories)
+        measured[name] = {row: statistic(x, pictures) for row, x in rows.items()}
     hole = pictures.fields.get("hole")
     where = None if hole is None else hole[..., 0] > 0
-    values["change"] = difference(drawn[1.0], other, where)
     _show(model.config, pictures, rows, picture)
-    return values
+    return measured, difference(rows["scale 1"], other, where)
 
 
 def sample_command(task: Task, workdir: Path, outdir: Path, settings: Settings) -> None:
@@ -124,20 +122,16 @@ def _unconditional(ablation: Path, pictures: HeldOut, settings: Settings) -> Pix
 
 
 def _show(config, pictures: HeldOut, rows: dict[str, Pixels], path: Path) -> None:
-    labels = {
-        "without": "unconditional",
-        "scale 1": "sample",
-        "real": "held-out picture",
-    }
-    labels |= {"scale 3": "guidance 3"}
-    shown = {labels.get(name, name): pixels for name, pixels in rows.items()}
-    real = shown.pop(labels["real"])
-    shown = {**drawing.condition_rows(config, pictures), **shown}
+    """Conditions, samples and held-out pictures, evenly spaced among them all."""
+    labels = {"without": "unconditional", "scale 1": "sample", "scale 3": "guidance 3"}
+    shown = drawing.condition_rows(config, pictures)
+    for name, pixels in rows.items():
+        if name != "first stage":
+            shown[labels.get(name, name)] = pixels
     if "query" not in shown:
-        shown[labels["real"]] = real
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Evenly spaced, as the pictures are themselves.
+        shown["held-out picture"] = pictures.pixels
     chosen = np.linspace(0, len(pictures) - 1, NUM_SHOWN).round().astype(int)
     spread = {label: pixels[chosen] for label, pixels in shown.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     grid = Image.fromarray(drawing.grid(spread, NUM_SHOWN))
     grid.quantize(256).save(path, optimize=True)

@@ -1,7 +1,7 @@
 """Numbers that say whether pictures follow their conditions: `(pixels, pictures) -> x`.
 
 Each compares drawn pictures with the conditions of `pictures`, row by row; higher is
-better. What real pictures reach is `statistic(pictures.pixels, pictures)`.
+better. PSNRs are in dB.
 """
 
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ def drawn_overlap(pixels: Pixels, pictures: HeldOut) -> float:
 
 
 def low_res_psnr(pixels: Pixels, pictures: HeldOut) -> float:
-    """PSNR in dB of the pictures, made as small as the condition, to the condition."""
+    """PSNR of the pictures, made as small as the condition, to the condition."""
     low_res = pictures.fields["low_res"]
     factor = pixels.shape[1] // low_res.shape[1]
     n, height, width, _ = pixels.shape

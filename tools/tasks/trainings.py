@@ -1,5 +1,6 @@
 """Runs of train.py and the other commands, and what is left of them on the disk."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -17,28 +18,38 @@ def script(name: str, *arguments: str) -> None:
         sys.exit(result.returncode)
 
 
-def train(config: str, workdir: Path, steps: int, *overrides: str) -> float:
-    """Train `config` for so many steps, or go on with what `workdir` holds of it.
+def train(
+    config: str, workdir: Path, steps: int | None = None, *overrides: str
+) -> float:
+    """Train `config` in `workdir`, or go on with what that holds of it.
+
+    Args:
+      config: a file under configs/, with the argument of `get_config` if it has one.
+      steps: instead of the config's.
 
     Returns:
       Minutes, of earlier starts too.
     """
     log = workdir / "minutes.json"
     minutes = json.loads(log.read_text()) if log.is_file() else 0.0
-    if not _is_trained(workdir, steps):
+    if not _is_trained(workdir, steps or _length(config)):
         started = time.monotonic()
-        script(
-            "train.py",
-            f"--config=configs/{config}",
-            f"--workdir={workdir}",
-            *overrides,
-        )
+        length = () if steps is None else _of_length(steps)
+        flag = f"--config=configs/{config}"
+        script("train.py", flag, f"--workdir={workdir}", *overrides, *length)
         minutes += (time.monotonic() - started) / 60
         log.write_text(f"{minutes:.2f}\n")
     return minutes
 
 
-def of_length(steps: int) -> tuple[str, ...]:
+def _length(config: str) -> int:
+    """Steps of a training of this config."""
+    file, _, argument = config.partition(":")
+    module = "configs." + file.removesuffix(".py").replace("/", ".")
+    return importlib.import_module(module).get_config(argument).train.num_steps
+
+
+def _of_length(steps: int) -> tuple[str, ...]:
     """Overrides for a training of so many steps, the last of which is evaluated."""
     return (
         f"--config.train.num_steps={steps}",
@@ -68,5 +79,5 @@ def last_values(workdir: Path) -> dict[str, float]:
 
 def _is_trained(workdir: Path, steps: int) -> bool:
     values = last_values(workdir)
-    is_evaluated = "val/loss" in values and values["step"] >= steps
+    is_evaluated = values.get("step", 0) >= steps and any("val/" in n for n in values)
     return is_evaluated and (workdir / "checkpoints" / str(steps)).is_dir()
