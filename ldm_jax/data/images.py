@@ -8,6 +8,8 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 2**27  # 134 million; decoded, 400 MB
+# Pillow opens many more, some of them by starting programs (EPS) or fetching parts.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 _BAD_EXIF = (SyntaxError, ValueError, TypeError, LookupError, OSError, struct.error)
 _ORIENTATION = 0x0112
@@ -33,24 +35,35 @@ def decode_pixels(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
     upper byte, animations give their first frame.
 
     Raises:
-      CorruptImage: if the bytes are no image, end too early or hold more than
-        `MAX_PIXELS` pixels.
+      CorruptImage: if the bytes are in none of `FORMATS`, end too early or state more
+        than `MAX_PIXELS` pixels, of which none is decoded then.
     """
     if not encoded:
         raise CorruptImage("the file is empty")
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise CorruptImage(f"{image.width}x{image.height} pixels are too many")
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            check_size(image)
             image.load()
             return np.asarray(_to_rgb(_upright(image)))
     except CorruptImage:
         raise
     except UnidentifiedImageError as error:
-        raise CorruptImage("it is in no image format that Pillow reads") from error
+        raise CorruptImage(f"it is none of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise nearly every type on bad bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CorruptImage(reason) from error
+
+
+def check_size(image: Image.Image) -> None:
+    """Refuse a picture that is opened but not yet decoded.
+
+    Raises:
+      CorruptImage: if it states more than `MAX_PIXELS` pixels.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise CorruptImage(
+            f"{image.width}x{image.height} pixels are too many: at most {MAX_PIXELS}"
+        )
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -47,12 +47,16 @@ class LatentCache:
     @cached_property
     def moments(self) -> Float[np.ndarray, "n 2 h w c"]:
         """Moments of every picture and of its mirror image."""
-        return np.load(_path(self.folder, self.key, "moments.npy"), mmap_mode="r")
+        return np.load(
+            _path(self.folder, self.key, "moments.npy"),
+            mmap_mode="r",
+            allow_pickle=False,
+        )
 
     @cached_property
     def index(self) -> Int[np.ndarray, " n"]:
         """The source's index of the picture whose moments stand in each row."""
-        return np.load(_path(self.folder, self.key, "index.npy"))
+        return np.load(_path(self.folder, self.key, "index.npy"), allow_pickle=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "key": self.key}

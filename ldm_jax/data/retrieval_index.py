@@ -85,7 +85,9 @@ class Index:
     @cached_property
     def embeddings(self) -> Float[np.ndarray, "n d"]:
         """All of them, memory-mapped."""
-        return np.load(self.folder / "embeddings.npy", mmap_mode="r")
+        return np.load(
+            self.folder / "embeddings.npy", mmap_mode="r", allow_pickle=False
+        )
 
     def vectors(self, rows: Int32[np.ndarray, "*n"]) -> Float32[np.ndarray, "*n d"]:
         """The embeddings in `rows`."""

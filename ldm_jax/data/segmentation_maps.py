@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int32
 from PIL import Image
 
-from ldm_jax.data.images import MAX_PIXELS, CorruptImage
+from ldm_jax.data.images import FORMATS, CorruptImage, check_size
 from ldm_jax.data.records import (
     MAX_CORRUPT_RUN,
     fingerprint_files,
@@ -119,9 +119,8 @@ def read_labels(path: Path | str) -> Int32[np.ndarray, "h w"]:
       ValueError: if it is a colour picture.
     """
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise CorruptImage(f"{picture.width}x{picture.height} are too many")
+        with Image.open(path, formats=FORMATS) as picture:
+            check_size(picture)
             mode = picture.mode
             picture.load()
             labels = np.asarray(picture)
