@@ -157,6 +157,9 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"config.train.precision is {train.precision!r}: float32 or bfloat16"
         )
+    policy = train.get("on_nonfinite", "stop")
+    if policy not in ("stop", "skip"):
+        raise ValueError(f"config.train.on_nonfinite is {policy!r}: stop or skip")
     factor = 2 ** (len(config.autoencoder.ch_mult) - 1)
     if data.image_size % factor:
         raise ValueError(

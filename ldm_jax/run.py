@@ -8,8 +8,6 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +25,28 @@ from ldm_jax import (
 from ldm_jax import config as config_lib
 from ldm_jax.evaluating import during_training
 from ldm_jax.latent_diffusion import measure_latent_scale
+from ldm_jax.recording import make_recorder
 from ldm_jax.rng import named_key
 from ldm_jax.run_data import Batch, Run, loader, train_source
 from ldm_jax.run_hooks import checkpoint_meta, make_hooks
+from ldm_jax.run_step import create_fn, jit_step, laid_out_tally, step_fn
 from ldm_jax.training import (
     checkpoints,
     compilation,
     distributed,
+    flight_recorder,
     loop,
     metrics,
     sharding,
     warm_start,
     workdir_lock,
 )
-from ldm_jax.training.state import TrainState, create_state
-from ldm_jax.training.step import train_step
+from ldm_jax.training.guarded_step import GuardedStep, Tally
+from ldm_jax.training.recent_batches import RecentBatches
+from ldm_jax.training.state import TrainState
 from ldm_jax.training.throughput import Throughput, peak_flops
+
+__all__ = ["create_fn", "jit_step", "step_fn", "train"]
 
 PyTree = Any
 
@@ -109,11 +113,15 @@ def _train(
     first_step, config = int(state.step), run.config.train
     writers = metrics.make_writers(run.workdir, first_step=first_step)
     console = metrics.Console(first_step=first_step, num_steps=config.num_steps)
-    host_batches = loader(run, *train_source(run), start_step=first_step)
-    with closing(host_batches), closing_all(*writers, console):
-        batches = map(run.put, host_batches)
-        first_batch = next(batches)
-        step = _compile_step(run, state, shardings, first_batch)
+    recorder = make_recorder(run)
+    batches = RecentBatches(
+        loader(run, *train_source(run), start_step=first_step), first_step=first_step
+    )
+    with closing(batches), closing_all(*writers, console):
+        first_batch = run.put(next(batches))
+        batches.rewind(first_step)
+        tally = laid_out_tally(run.mesh, recorder.num_skipped(first_step))
+        step = _compile_step(run, state, shardings, first_batch, tally)
         throughput = Throughput(
             config.batch_size,
             flops_per_step=compilation.flops_per_step(
@@ -121,12 +129,16 @@ def _train(
             ),
             peak=peak_flops(jax.devices()[0]),
         )
-        return loop.run(
-            state,
-            chain([first_batch], batches),
-            lambda state, batch: step(state, run.frozen, batch),
+        guarded = GuardedStep(
+            *(step, run.frozen, tally),
+            first_step=first_step,
+            shows_skipped=recorder.policy == "skip",
+        )
+        return flight_recorder.run(
+            *(state, batches, run.put, guarded),
             make_hooks(run, manager, writers, console, throughput),
             config.num_steps,
+            recorder,
             should_stop=should_stop,
         )
 
@@ -165,51 +177,6 @@ def _open(config: ConfigDict, workdir: Path, devices: Sequence[Any] | None) -> R
         mesh=mesh,
         frozen=frozen,
         key=key,
-    )
-
-
-def create_fn(config: ConfigDict, experiment: build.Experiment) -> Callable:
-    """`key -> TrainState` at step 0, pure."""
-    optimizers = build.optimizers(config, experiment.task)
-    average = build.average(config, experiment.task)
-
-    def create(key: jax.Array) -> TrainState:
-        params, collections = experiment.init(named_key(key, "init"))
-        return create_state(
-            params,
-            task=experiment.task,
-            optimizers=optimizers,
-            ema=average,
-            collections=collections,
-        )
-
-    return create
-
-
-def step_fn(config: ConfigDict, experiment: build.Experiment, key: jax.Array):
-    """`(state, frozen, batch) -> (state, metrics)`, not jitted."""
-    return partial(
-        train_step,
-        task=experiment.task,
-        optimizers=build.optimizers(config, experiment.task),
-        ema=build.average(config, experiment.task),
-        key=named_key(key, "train"),
-        grad_accumulation=config.train.grad_accumulation,
-    )
-
-
-def jit_step(
-    config: ConfigDict,
-    experiment: build.Experiment,
-    key: jax.Array,
-    shardings: PyTree,
-    mesh: jax.sharding.Mesh,
-):
-    """`step_fn` as it runs: on a mesh, its state donated and laid out by `shardings`."""
-    return jax.jit(
-        sharding.on_mesh(step_fn(config, experiment, key), mesh),
-        donate_argnums=0,
-        out_shardings=(shardings, sharding.replicated(mesh)),
     )
 
 
@@ -282,10 +249,12 @@ def _measured_scale(run: Run) -> jax.Array:
         return jax.jit(measure, out_shardings=out)(run.frozen, run.put(next(batches)))
 
 
-def _compile_step(run: Run, state: TrainState, shardings: PyTree, batch: Batch):
+def _compile_step(
+    run: Run, state: TrainState, shardings: PyTree, batch: Batch, tally: Tally
+):
     """Ahead of time, so that its FLOPs are known and a shape can never change it."""
     jitted = jit_step(run.config, run.experiment, run.key, shardings, run.mesh)
-    compiled = jitted.lower(state, run.frozen, batch).compile()
+    compiled = jitted.lower(state, run.frozen, batch, tally).compile()
     distributed.wait_for_all("the step is compiled")
     return compiled
 

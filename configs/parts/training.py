@@ -21,6 +21,9 @@ def train(*, num_steps: int, batch_size: int, learning_rate: float) -> ConfigDic
             "evaluate_every": 5000,
             "checkpoint_every": 2500,
             "keep_checkpoints": 3,
+            # A loss or gradient that is not finite: stop, or skip the step.
+            "on_nonfinite": "stop",
+            "max_skipped_in_a_row": 10,  # one after the other; then stop
         }
     )
 

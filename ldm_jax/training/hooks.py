@@ -18,7 +18,7 @@ from PIL import Image
 from ldm_jax.training import checkpoints
 from ldm_jax.training.full_disk import is_full_disk
 from ldm_jax.training.loop import Hook, Metrics
-from ldm_jax.training.metrics import Console, Writer, check_finite, fetch
+from ldm_jax.training.metrics import Console, Writer, check_applied, fetch
 from ldm_jax.training.state import TrainState
 from ldm_jax.training.throughput import Throughput
 
@@ -80,7 +80,7 @@ def log(writers: Sequence[Writer], throughput: Throughput) -> Hook:
     """
 
     def hook(step: int, state: TrainState, metrics: Metrics) -> None:
-        check_finite(step, metrics)
+        check_applied(step, metrics)
         scalars = {**fetch(metrics), **throughput.measure(step)}
         for writer in writers:
             writer.write_scalars(step, scalars)
@@ -91,13 +91,13 @@ def log(writers: Sequence[Writer], throughput: Throughput) -> Hook:
 def save_checkpoint(
     manager: checkpoints.Manager, meta: Mapping[str, Any] | None = None
 ) -> Hook:
-    """Start a checkpoint of this step, unless its loss or gradient is not finite.
+    """Start a checkpoint of this step, unless its loss or gradient ends the run.
 
     A full disk is a warning: the next one is another try.
     """
 
     def hook(step: int, state: TrainState, metrics: Metrics) -> None:
-        check_finite(step, metrics)
+        check_applied(step, metrics)
         checkpoints.save_if_possible(manager, state, meta)
 
     return hook

@@ -42,19 +42,20 @@ def run(
       The last state; it is the caller's to save.
 
     Raises:
-      DivergedError: one step after a loss or gradient norm stopped being finite.
+      DivergedError: once a loss or gradient norm is not finite: at the latest after the
+        next step, before its hooks.
     """
     batches = iter(data)
     pending: tuple[int, Metrics] | None = None
     for step in range(int(state.step) + 1, num_steps + 1):
         state, metrics = step_fn(state, next(batches))
-        for hook in hooks:
-            hook(step, state, metrics)
         # One step behind: the device always has the next step to work on, and the host
         # never runs further ahead than that.
         if pending is not None:
             check_finite(*pending)
         pending = step, metrics
+        for hook in hooks:
+            hook(step, state, metrics)
         if should_stop(step):
             break
     if pending is not None:

@@ -24,9 +24,16 @@ logger = logging.getLogger(__name__)
 
 Scalars = dict[str, float | None]
 
+# Steps whose update was left out: a metric of runs that skip them (`guarded_step`).
+SKIPPED = "skipped_steps"
+
 
 class DivergedError(ValueError):
-    """A loss or a gradient is no longer finite."""
+    """A loss or a gradient of step `step` is not finite."""
+
+    def __init__(self, sentence: str, step: int):
+        super().__init__(sentence)
+        self.step = step
 
 
 class Writer(Protocol):
@@ -44,20 +51,31 @@ def fetch(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
     return {name: float(x) for name, x in jax.device_get(dict(metrics)).items()}
 
 
+def watched(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that must be finite: losses and gradient norms."""
+    return {k: v for k, v in metrics.items() if k.endswith(("loss", "grad_norm"))}
+
+
 def check_finite(step: int, metrics: Mapping[str, Any]) -> None:
     """Stop a run whose loss or gradient norm is NaN or infinite; waits for the step.
 
     Raises:
       DivergedError: naming the first such metric, the step, and what to do.
     """
-    watched = {k: v for k, v in metrics.items() if k.endswith(("loss", "grad_norm"))}
-    for name, value in fetch(watched).items():
+    for name, value in fetch(watched(metrics)).items():
         if not math.isfinite(value):
             raise DivergedError(
                 f"training diverged: {name} is {value} at step {step}; the last "
                 f"checkpoint is from before and was kept, so lower the learning rate or "
-                f"set max_grad_norm and run the same command again to go on from there"
+                f"set max_grad_norm and run the same command again to go on from there",
+                step,
             )
+
+
+def check_applied(step: int, metrics: Mapping[str, Any]) -> None:
+    """The same for whoever writes: a step that the run leaves out is no reason to stop."""
+    if SKIPPED not in metrics:
+        check_finite(step, metrics)
 
 
 class JsonlWriter:

@@ -6,7 +6,7 @@ over the batch are global under `jit`, so there is no collective in sight.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +51,41 @@ def train_step(
     Raises:
       ValueError: if `grad_accumulation` does not divide the batch.
     """
+    new = step_with_gradients(
+        state,
+        frozen,
+        batch,
+        task=task,
+        optimizers=optimizers,
+        ema=ema,
+        key=key,
+        grad_accumulation=grad_accumulation,
+    )
+    return new.state, new.metrics
+
+
+class Taken(NamedTuple):
+    """A step with the gradients it took, by objective."""
+
+    state: TrainState
+    metrics: dict[str, jax.Array]
+    grads: dict[str, PyTree]
+
+
+def step_with_gradients(
+    state: TrainState,
+    frozen: PyTree,
+    batch: Batch,
+    *,
+    task: Task,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    ema: Ema | None,
+    key: jax.Array,
+    grad_accumulation: int = 1,
+) -> Taken:
+    """`train_step` for whoever looks into it."""
     key = step_key(key, state.step)
-    metrics = {}
+    metrics, all_grads = {}, {}
     for name, objective in task.objectives.items():
         grads, aux = _gradients(
             objective, state, frozen, batch, named_key(key, name), grad_accumulation
@@ -61,7 +94,8 @@ def train_step(
         metrics |= {f"{name}/{metric}": value for metric, value in aux.metrics.items()}
         metrics[f"{name}/grad_norm"] = optax.tree.norm(grads)
         metrics.setdefault("loss", aux.metrics["loss"])
-    return _advance(state, ema), metrics
+        all_grads[name] = grads
+    return Taken(_advance(state, ema), metrics, all_grads)
 
 
 def _gradients(
