@@ -4,7 +4,7 @@ VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo tasks test test-slow test-full check faults clean
+.PHONY: demo tasks test test-slow test-full check faults fuzz clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python tools/demo.py --workdir=$(RUNS)
@@ -27,6 +27,10 @@ test-full: $(VENV)/.test-installed
 # Kills, damage, full disks, lost peers: the table in docs/reliability.md.
 faults: $(VENV)/.test-installed
 	PYTHONPATH=tests $(BIN)/python -m faults.matrix
+
+# Damaged pictures, manifests, configs and checkpoints: over 10,000, new ones every time.
+fuzz: $(VENV)/.test-installed
+	$(BIN)/python -m pytest tests/fuzz -q --hypothesis-profile=long --durations=15
 
 check: $(VENV)/.test-installed
 	$(BIN)/ruff check .

@@ -14,7 +14,8 @@ import logging as std_logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,39 @@ def load(path: Path) -> ConfigDict:
             "folder that holds config.json and checkpoints/"
         )
     try:
-        return ConfigDict(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+        tree = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): restore it") from error
+    _check_tree(path, tree)
+    return ConfigDict(tree)
+
+
+def _check_tree(path: Path, tree: Any) -> None:
+    """What every config.json has, whichever version wrote it."""
+    task = tree.get("task") if isinstance(tree, dict) else None
+    if task not in list(TASKS):
+        raise ValueError(
+            f"{path} has the task {str(task)[:80]!r}, not one of {TASKS}: restore it"
+        )
+    needed = ["autoencoder", "data", "train"]
+    if task == "denoising":
+        needed += ["backbone", "conditioner", "diffusion", "latent", "sampler"]
+    lost = [name for name in needed if not isinstance(tree.get(name), dict)]
+    if lost:
+        raise ValueError(f"{path} has no section {lost[0]!r}: restore it")
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """What fails for a value of another kind than expected is the fault of a file.
+
+    For configs that were read from files: those of the command line are typed.
+    """
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path} does not describe a model ({type(error).__name__}: {reason}): "
+            "restore it"
+        ) from error

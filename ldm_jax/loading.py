@@ -33,13 +33,16 @@ def load(workdir: str | Path, *, step: int | None = None, ema: bool = True) -> M
             f"{workdir} holds a first stage, which draws no pictures: give the workdir "
             "of a latent diffusion model trained on it"
         )
+    with config_lib.blaming(workdir / "config.json"):
+        ldm = build.latent_diffusion(config, workdir)
+        tokenizer = build_conditioner.tokenizer(config, workdir)
     item = "ema" if ema else "params"
     params = checkpoints.load_params(workdir, item=item, step=step)
     collections = checkpoints.load_item(workdir, "collections", step=step)
     meta = checkpoints.load_meta(workdir, step=step)
     return Model(
         config=config,
-        ldm=build.latent_diffusion(config, workdir),
+        ldm=ldm,
         params=jax.device_put(
             {
                 **pretrained.frozen(config, workdir),
@@ -48,6 +51,6 @@ def load(workdir: str | Path, *, step: int | None = None, ema: bool = True) -> M
             }
         ),
         class_names=tuple(meta.get("class_names", ())),
-        tokenizer=build_conditioner.tokenizer(config, workdir),
+        tokenizer=tokenizer,
         step=int(meta["step"]),
     )

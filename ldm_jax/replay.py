@@ -58,17 +58,10 @@ class Replay:
                 lines.append(f"recorded on {then} device(s), replayed on {now}")
         else:
             lines.append("every metric has the bits that were recorded")
-        for role, names in self.diagnosis.not_finite.items():
-            if names:
-                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                lines.append(f"not finite, {role}: {names[0]}{more}")
+        lines += [f"not finite, {phrase}" for phrase in self.diagnosis.phrases()]
         if self.layers:
-            more = (
-                f" and {len(self.layers) - 1} after it" if len(self.layers) > 1 else ""
-            )
-            lines.append(
-                f"first layer whose output is not finite: {self.layers[0]}{more}"
-            )
+            layers = diagnosis.shortened(self.layers)
+            lines.append(f"first layer whose output is not finite: {layers}")
         else:
             lines.append("every layer's output is finite")
         return "\n".join(lines)
@@ -100,9 +93,8 @@ def replay(
     target = sharding.with_shardings(shapes, shardings)
     with _states(folder.parent / report["state"]) as manager:
         state, _ = checkpoints.restore_state(manager, target)
-    state = state.replace(
-        step=jax.device_put(np.int32(report["step"] - 1), state.step.sharding)
-    )
+    before = jax.device_put(np.int32(report["step"] - 1), state.step.sharding)
+    state = dataclasses.replace(state, step=before)
     batch = sharding.put_batch(_batch(folder, report), sharding.batch_sharding(mesh))
     with diagnosis.watched_layers() as layers:
         found = diagnose_fn(config, experiment, key, mesh)(state, frozen, batch)

@@ -151,7 +151,7 @@ def _read_caption_files(root: Path, found: list[str]) -> dict[str, str]:
         folder, _, base = name.rpartition("/")
         if base not in CAPTION_FILES:
             continue
-        lines = (root / name).read_text("utf-8").splitlines()
+        lines = _read_text(root / name).splitlines()
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -171,12 +171,21 @@ def _read_caption_files(root: Path, found: list[str]) -> dict[str, str]:
     return captions
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as that"
+        ) from error
+
+
 def _parse_row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
         if isinstance(row["file_name"], str):
             return row
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ValueError(
         f'{where}: expected a JSON object with "file_name" and "caption" or "text"'

@@ -6,7 +6,7 @@ What a step computes is traced a second time; nothing here runs while all is wel
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,13 +44,19 @@ class Diagnosis:
             "gradients": _grouped(self.squares["gradients"], depth + 1),
         }
 
-    def first(self) -> str | None:
-        """One phrase for the earliest cause that can be seen from outside the model."""
-        for role, names in self.not_finite.items():
-            if names:
-                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                return f"{role}: {names[0]}{more}"
-        return None
+    def phrases(self) -> list[str]:
+        """For each role with an array that is not finite, the first such."""
+        return [
+            f"{role}: {shortened(names)}"
+            for role, names in self.not_finite.items()
+            if names
+        ]
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first name, and how many there are beside it."""
+    first, *rest = names
+    return f"{first} and {len(rest)} more" if rest else first
 
 
 def diagnose(

@@ -170,8 +170,8 @@ def record(
         "replay": replay_command(recorder.workdir, step),
     }
     try:
-        rows = {ROWS: recorder.rows(batch)}
-        np.savez(folder / f"batch_{jax.process_index()}.npz", **batch, **rows)
+        arrays: dict[str, Any] = {**batch, ROWS: recorder.rows(batch)}
+        np.savez(folder / f"batch_{jax.process_index()}.npz", **arrays)
         _write(folder, report)
         if first_step == step:
             _save_state(recorder.workdir, folder, state)

@@ -5,6 +5,7 @@ finds the state from before. From a step that was held on, every step is held un
 host has taken notice: what it then reads is the state of that very moment.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -61,7 +62,11 @@ def guard(step_fn: StepFn) -> Callable[..., tuple[TrainState, Metrics, Tally]]:
         }
         skipped = tally.skipped + (is_free & ~is_finite).astype(jnp.int32)
         metrics = {**metrics, SKIPPED: skipped.astype(jnp.float32)}
-        return new.replace(**kept), metrics, tally._replace(skipped=skipped)
+        return (
+            dataclasses.replace(new, **kept),
+            metrics,
+            tally._replace(skipped=skipped),
+        )
 
     return guarded
 
@@ -115,7 +120,9 @@ class GuardedStep:
         """The held state, as that of `step` steps done."""
         assert self.state is not None
         place = self.state.step.sharding
-        return self.state.replace(step=jax.device_put(np.int32(step), place))
+        return dataclasses.replace(
+            self.state, step=jax.device_put(np.int32(step), place)
+        )
 
     def go_on(self, step: int) -> TrainState:
         """Take notice of what was held; the state to go on from, of `step` steps done."""
