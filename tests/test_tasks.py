@@ -17,6 +17,7 @@ from ldm_jax import config as config_lib
 from ldm_jax.data.layouts import Layout
 from ldm_jax.features import networks
 from ldm_jax.retrieving import build_index
+from ldm_jax.training import checkpoints
 from ldm_jax.training.state import TrainState
 from tests.evaluation.tiny_network import tiny_network
 from tests.published_models import config_of, narrow
@@ -97,7 +98,7 @@ def random_state(config, experiment):
     params = random_like(shapes.params)
     momenta = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes.opt_state)
     scale = {"latent_scale": np.float32(1)}
-    return TrainState(np.int32(0), params, None, momenta, scale)
+    return TrainState(jnp.int32(0), params, None, momenta, scale)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -134,12 +135,12 @@ def test_a_task_learns_from_its_data_and_reads_its_condition(
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, index):
+def trained(tmp_path_factory, index):
     """`name -> workdir` of a short training; each is run once."""
-    root = tmp_path_factory.mktemp("tasks")
+    root = tmp_path_factory.mktemp("trained")
     write_first_stage(root / "first_stage", tiny("text", index), "emoji_kl_f4")
 
-    def trained(name: str) -> Path:
+    def workdir(name: str) -> Path:
         folder = root / name
         if not folder.exists():
             config = tiny(name, index)
@@ -147,29 +148,41 @@ def workdir(tmp_path_factory, index):
             run.train(config, folder, devices=jax.devices()[:1])
         return folder
 
-    return trained
+    return workdir
 
 
-QUICK = ("semantic",)  # the others under `make test-slow`
-RUNS = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name in TASKS
-]
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory, index):
+    """`name -> workdir` of a model of random parameters."""
+    root = tmp_path_factory.mktemp("untrained")
+    write_first_stage(root / "first_stage", tiny("text", index), "emoji_kl_f4")
+
+    def workdir(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            config = tiny(name, index)
+            config.autoencoder.checkpoint = str(root / "first_stage")
+            with checkpoints.open_checkpoints(folder) as manager:
+                state = random_state(config, build.experiment(config))
+                checkpoints.save(manager, state)
+                checkpoints.wait(manager)
+            config_lib.save(config, folder / "config.json")
+        return folder
+
+    return workdir
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_task_trains_and_draws_what_it_is_told(name, workdir, index, tmp_path):
-    lines = (workdir(name) / "metrics.jsonl").read_text().splitlines()
-    early, late = (
-        row["val/loss"] for row in map(json.loads, lines) if "val/loss" in row
-    )
-    assert late < early
-    picture = tmp_path / "grid.png"
-    ablation = workdir("unconditional")
+def check_measured(name: str, workdirs, index: Path, picture: Path) -> None:
+    """That a task's statistics are there, and that its condition changes pictures."""
     measured, change = measuring.measure(
-        TASKS[name], workdir(name), ablation, Categories(index), picture, SETTINGS
+        TASKS[name],
+        workdirs(name),
+        workdirs("unconditional"),
+        Categories(index),
+        picture,
+        SETTINGS,
     )
-    assert change > 0
+    assert change > 0 and measured.keys() == TASKS[name].statistics.keys()
     for values in measured.values():
         assert np.isfinite(list(values.values())).all()
         assert ("scale 3" in values) == TASKS[name].is_guided
@@ -177,10 +190,29 @@ def test_a_task_trains_and_draws_what_it_is_told(name, workdir, index, tmp_path)
     assert height % 19 == 0 and height >= 4 * 19 and width > drawing.MARGIN
 
 
+def test_an_untrained_model_is_drawn_with_and_measured(untrained, index, tmp_path):
+    check_measured("semantic", untrained, index, tmp_path / "grid.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_trains_and_draws_what_it_is_told(name, trained, index, tmp_path):
+    lines = (trained(name) / "metrics.jsonl").read_text().splitlines()
+    early, late = (
+        row["val/loss"] for row in map(json.loads, lines) if "val/loss" in row
+    )
+    assert late < early
+    check_measured(name, trained, index, tmp_path / "grid.png")
+    pictures = held_out(ldm_jax.load(trained(name)), trained(name), 1)
+    for flag in TASKS[name].flags(pictures, tmp_path):
+        value = flag.partition("=")[2]
+        assert value and (not value.startswith("/") or Path(value).is_file())
+
+
 def test_sample_py_draws_what_the_model_draws_of_the_same_held_out_condition(
-    workdir, tmp_path
+    untrained, tmp_path
 ):
-    folder = workdir("semantic")
+    folder = untrained("semantic")
     pictures = held_out(ldm_jax.load(folder), folder, 1)
     flags = TASKS["semantic"].flags(pictures, tmp_path)
     outdir = tmp_path / "samples"
@@ -193,15 +225,6 @@ def test_sample_py_draws_what_the_model_draws_of_the_same_held_out_condition(
     drawn = np.asarray(Image.open(outdir / "00000.png")).astype(int)
     expected = draw(ldm_jax.load(folder), pictures, steps=2)[0]
     assert np.abs(drawn - expected).max() <= 1
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_a_task_gives_its_condition_to_sample_py(name, workdir, tmp_path):
-    folder = workdir(name)
-    pictures = held_out(ldm_jax.load(folder), folder, 1)
-    for flag in TASKS[name].flags(pictures, tmp_path):
-        value = flag.partition("=")[2]
-        assert value and (not value.startswith("/") or Path(value).is_file())
 
 
 def scene(**fields) -> HeldOut:
