@@ -1,5 +1,6 @@
 """Steps that are not finite: kept, repeated bit for bit, stopped at or left out."""
 
+import functools
 import json
 import logging
 from pathlib import Path
@@ -13,10 +14,19 @@ import toy
 from configs.tiny import autoencoder, ldm
 from ldm_jax import run as runs
 from ldm_jax.replay import replay
-from ldm_jax.training import checkpoints, flight_recorder, loop, sharding
+from ldm_jax.training import (
+    checkpoints,
+    diagnosis,
+    flight_recorder,
+    hooks,
+    loop,
+    sharding,
+)
 from ldm_jax.training.guarded_step import GuardedStep, guard, new_tally
-from ldm_jax.training.metrics import DivergedError
+from ldm_jax.training.metrics import DivergedError, JsonlWriter
 from ldm_jax.training.recent_batches import RecentBatches
+from ldm_jax.training.step import step_with_gradients
+from ldm_jax.training.throughput import Throughput
 from ldm_jax.trees import flatten
 
 BAD = 3
@@ -86,6 +96,7 @@ def report(workdir, step):
     return json.loads((folder / "report.json").read_text())
 
 
+@pytest.mark.slow
 # The discriminator of the VQ stage takes part from the third step on.
 @pytest.mark.parametrize(
     ("stage", "options", "mesh", "value"),
@@ -123,6 +134,7 @@ def test_poisoned_picture_stops_the_run_and_is_replayed_bit_for_bit(
     assert not np.isfinite(batch["image"][2, 5, 5, 0]) and "index" in batch
 
 
+@pytest.mark.slow
 def test_poisoned_parameter_is_named(first_stage, tmp_path, monkeypatch):
     original = runs._initial_state
 
@@ -146,6 +158,7 @@ def test_poisoned_parameter_is_named(first_stage, tmp_path, monkeypatch):
     assert "parameters: backbone/conv_out/kernel" in found.describe()
 
 
+@pytest.mark.slow
 def test_skipped_steps_leave_no_trace_but_their_records(
     first_stage, tmp_path, poison, caplog
 ):
@@ -175,6 +188,7 @@ def test_skipped_steps_leave_no_trace_but_their_records(
     assert replay(tmp_path, 4, devices=one).differs == {}
 
 
+@pytest.mark.slow
 def test_run_that_skips_resumes_bit_for_bit(first_stage, tmp_path, poison):
     poison(2, 4, 5)
     one = jax.devices()[:1]
@@ -190,24 +204,13 @@ def test_run_that_skips_resumes_bit_for_bit(first_stage, tmp_path, poison):
             assert ours[key] == theirs[key]
 
 
-def test_too_many_in_a_row_stop_a_run_that_skips(first_stage, tmp_path, poison):
-    poison(2, 3, 4)
-    config = config_of(
-        *("denoiser", first_stage), on_nonfinite="skip", max_skipped_in_a_row=2
-    )
-    with pytest.raises(DivergedError, match="at step 3.*2 steps in a row"):
-        runs.train(config, tmp_path, devices=jax.devices()[:1])
-    found = replay(tmp_path, 3, devices=jax.devices()[:1])
-    assert found.differs == {}
-    assert not (flight_recorder.folder_of(tmp_path, 3) / "checkpoints").exists()
-
-
 def test_missing_record_is_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="no record of a step") as caught:
         replay(tmp_path, 7)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_old_configs_stop(first_stage, tmp_path, poison):
     poison(2)
     config = config_of("denoiser", first_stage)
@@ -262,6 +265,182 @@ def test_healthy_steps_are_read_only_once_the_next_is_dispatched():
 
 def sharding_free(batch):
     return {name: jnp.asarray(x) for name, x in batch.items()}
+
+
+def log_rows(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {row["step"]: row for row in rows}
+
+
+GUARDED = {}
+
+
+def guarded_toy(mesh):
+    """The toy's guarded step, compiled once for each mesh."""
+    if mesh not in GUARDED:
+        _, shardings = toy.layout(mesh)
+        whole = sharding.replicated(mesh)
+        out = (shardings, whole, whole)
+        jitted = jax.jit(guard(toy.step_fn), donate_argnums=0, out_shardings=out)
+        GUARDED[mesh] = shardings, jitted, jax.device_put(toy.FROZEN, whole)
+    return GUARDED[mesh]
+
+
+def toy_run(
+    workdir, mesh, bad, *, policy="skip", num_steps=6, first_step=0, start=None
+):
+    """Train the toy with batches of some steps poisoned; the last state."""
+    shardings, jitted, frozen = guarded_toy(mesh)
+    place, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+
+    class Batches:
+        def __init__(self):
+            self.batches = toy.host_batches(first_step)
+            self.step = first_step
+
+        def __next__(self):
+            self.step += 1
+            batch = next(self.batches)
+            if self.step in bad:
+                batch["x"][3, 1] = np.nan
+            return batch
+
+    def diagnose(state, batch):
+        gradients = functools.partial(step_with_gradients, **toy.step_fn.keywords)
+        look = jax.jit(functools.partial(diagnosis.diagnose, gradients))
+        batch = sharding.put_batch(batch, place)
+        return diagnosis.read(look(state, frozen, batch))
+
+    recorder = flight_recorder.Recorder(
+        workdir=workdir,
+        policy=policy,
+        max_in_a_row=3,
+        about={"seed": 0, "num_devices": mesh.size},
+        config_json="{}",
+        fields=list,
+        rows=lambda batch: np.arange(toy.BATCH_SIZE),
+        diagnose=diagnose,
+    )
+    tally = jax.device_put(new_tally(recorder.num_skipped(first_step)), whole)
+    step = GuardedStep(
+        *(jitted, frozen, tally),
+        first_step=first_step,
+        shows_skipped=policy == "skip",
+    )
+    if start is None:
+        start = jax.jit(toy.create, out_shardings=shardings)()
+    writer = JsonlWriter(workdir / "metrics.jsonl", first_step=first_step)
+    states = {}
+
+    def keep(step, state, metrics):
+        states[step] = jax.device_get(state)
+
+    end = flight_recorder.run(
+        *(start, RecentBatches(Batches(), first_step=first_step)),
+        lambda batch: sharding.put_batch(batch, place),
+        step,
+        [hooks.log([writer], Throughput(toy.BATCH_SIZE)), keep],
+        num_steps,
+        recorder,
+        should_stop=lambda step: False,
+    )
+    return end, states
+
+
+MESHES = {"one device": (1, 1), "data": (8, 1), "fsdp": (2, 4)}
+
+
+def mesh_of(name):
+    data, fsdp = MESHES[name]
+    return sharding.make_mesh(data, fsdp, devices=jax.devices()[: data * fsdp])
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_record_has_all_that_the_step_needs(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding, "MIN_FSDP_ELEMENTS", 64)
+    mesh = mesh_of(name)
+    with pytest.raises(DivergedError, match=f"is nan at step {BAD}.*--step={BAD}$"):
+        toy_run(tmp_path, mesh, (BAD,), policy="stop")
+    assert BAD not in log_rows(tmp_path / "metrics.jsonl")
+    kept = report(tmp_path, BAD)
+    assert kept["not_finite"]["batch"] == ["x"]
+    assert "generator/generator/wide/kernel" in kept["not_finite"]["gradients"]
+    assert "parameters" not in kept["not_finite"]
+    assert float(kept["norms"]["parameters"]["generator/wide"]) > 0
+    folder = flight_recorder.folder_of(tmp_path, BAD)
+    batch = dict(np.load(folder / "batch_0.npz"))
+    expected = toy.host_batch(BAD)
+    expected["x"][3, 1] = np.nan
+    np.testing.assert_array_equal(batch["x"], expected["x"])
+    target, _ = toy.layout(mesh)
+    with checkpoints.open_checkpoints(folder) as manager:
+        state, _ = checkpoints.restore_state(manager, target)
+    assert int(state.step) == BAD - 1
+    _, jitted, frozen = guarded_toy(mesh)
+    batch = sharding.put_batch(
+        {name: batch[name] for name in kept["fields"]}, sharding.batch_sharding(mesh)
+    )
+    tally = jax.device_put(new_tally(), sharding.replicated(mesh))
+    _, metrics, _ = jitted(state, frozen, batch, tally)
+    for metric, recorded in kept["metrics"].items():
+        assert flight_recorder.number(metrics[metric]) == recorded, metric
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_skipped_steps_change_nothing_but_the_count(
+    name, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(sharding, "MIN_FSDP_ELEMENTS", 64)
+    logging.getLogger("ldm_jax").propagate = True
+    _, states = toy_run(tmp_path, mesh_of(name), (2, 4, 6))
+    found = log_rows(tmp_path / "metrics.jsonl")
+    assert [found[step]["skipped_steps"] for step in found] == [0, 1, 1, 2, 2, 3]
+    lost = [step for step, row in found.items() if row["generator/loss"] is None]
+    assert lost == [2, 4, 6] == flight_recorder.recorded_steps(tmp_path)
+    assert "step 6 was left out" in caplog.text
+    assert [int(state.step) for state in states.values()] == [1, 2, 3, 4, 5, 6]
+    for item in ("params", "ema", "opt_state", "collections"):
+        tree = {step: flatten(getattr(state, item)) for step, state in states.items()}
+        for leaf, value in tree[4].items():
+            np.testing.assert_array_equal(value, tree[3][leaf], err_msg=leaf)
+    moved = flatten(states[5].params)
+    assert any(
+        np.any(v != moved[leaf]) for leaf, v in flatten(states[4].params).items()
+    )
+
+
+def test_run_that_skips_goes_on_where_it_was(tmp_path):
+    mesh = mesh_of("one device")
+    whole, _ = toy_run(tmp_path / "whole", mesh, (2, 4, 5))
+    whole = jax.device_get(whole)
+    half, _ = toy_run(tmp_path / "parts", mesh, (2, 4, 5), num_steps=4)
+    parts, _ = toy_run(tmp_path / "parts", mesh, (2, 4, 5), first_step=4, start=half)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(parts), whole)
+    rows = [log_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
+    for ours, theirs in zip(*(r.values() for r in rows), strict=True):
+        for key in ("step", "loss", "skipped_steps", "critic/grad_norm"):
+            assert ours[key] == theirs[key]
+
+
+def test_too_many_in_a_row_stop_the_run(tmp_path):
+    with pytest.raises(DivergedError, match="at step 4.*3 steps in a row") as caught:
+        toy_run(tmp_path, mesh_of("one device"), (2, 3, 4))
+    assert "\n" not in str(caught.value)
+    assert flight_recorder.recorded_steps(tmp_path) == [2, 3, 4]
+    # All three started from the same state.
+    folders = [flight_recorder.folder_of(tmp_path, step) for step in (2, 3, 4)]
+    assert [(f / "checkpoints").exists() for f in folders] == [True, False, False]
+    assert report(tmp_path, 4)["state"] == "step_2"
+
+
+def test_only_the_newest_states_are_kept(tmp_path):
+    toy_run(tmp_path, mesh_of("one device"), (1, 3, 5, 7, 9), num_steps=10)
+    kept = [
+        step
+        for step in flight_recorder.recorded_steps(tmp_path)
+        if (flight_recorder.folder_of(tmp_path, step) / "checkpoints").exists()
+    ]
+    assert kept == [5, 7, 9] and len(kept) == flight_recorder.MAX_STATES
 
 
 @pytest.mark.parametrize("objective", ["generator", "critic"])
