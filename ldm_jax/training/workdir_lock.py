@@ -40,10 +40,14 @@ def hold(
 ) -> Iterator[None]:
     """Be the only run in `workdir` for the length of a `with` block; made if missing.
 
+    A folder made for a run that then leaves nothing in it, as one that ends in a mistake
+    of its command, is removed again.
+
     Raises:
       WorkdirInUseError: naming process, machine and start of the run that holds it.
     """
     path = Path(workdir) / "run.lock"
+    is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -61,6 +65,9 @@ def hold(
             is_over.set()
             beating.join()
             os.ftruncate(file, 0)
+            if is_new and os.listdir(path.parent) == [path.name]:
+                path.unlink()
+                path.parent.rmdir()
     finally:
         os.close(file)  # and with it the kernel's lock
 

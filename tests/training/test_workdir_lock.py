@@ -106,3 +106,13 @@ def test_without_kernel_locks_the_beats_decide(tmp_path, monkeypatch):
         hold(tmp_path, watch_seconds=5).__enter__()
     with hold(tmp_path, watch_seconds=0.1):
         pass
+
+
+def test_a_mistake_leaves_no_new_folder_behind(tmp_path):
+    with pytest.raises(ValueError), hold(tmp_path / "new"):
+        raise ValueError("no such picture folder")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError), hold(tmp_path / "used"):
+        (tmp_path / "used" / "config.json").write_text("{}")
+        raise ValueError("later")
+    assert (tmp_path / "used" / "config.json").exists()
