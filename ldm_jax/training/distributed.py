@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any, NoReturn
-from zlib import crc32
 
 import jax
 import numpy as np
@@ -22,6 +21,7 @@ from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 
 from ldm_jax.training import process_log
+from ldm_jax.training.clusters import find_cluster
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def processes(
       ValueError: one sentence if the arguments do not fit together.
     """
     given = _checked(coordinator_address, num_processes, process_id)
-    cluster = _cluster(os.environ)
+    cluster = find_cluster(os.environ)
     if not given and cluster is None:
         yield
         return
@@ -177,7 +177,7 @@ def _checked(
             f"--process_id={process_id} is not one of --num_processes={num_processes}: "
             "they count from 0"
         )
-    if given and len(given) < 3 and _cluster(os.environ) is None:
+    if given and len(given) < 3 and find_cluster(os.environ) is None:
         missing = ", ".join(
             f"--{name}"
             for name in ("coordinator_address", "num_processes", "process_id")
@@ -188,73 +188,6 @@ def _checked(
             "three of --coordinator_address, --num_processes and --process_id are needed"
         )
     return given
-
-
-def _cluster(environ: Mapping[str, str]) -> type[ClusterEnv] | None:
-    """Where JAX recognises that it runs, if that says that there are several processes.
-
-    Stricter than JAX: an allocation of several tasks is not yet a step of several, and
-    not every pod of a cluster belongs to a job.
-    """
-    for cluster in ClusterEnv._cluster_types:
-        if cluster.opt_in_only_method:
-            continue
-        if cluster.__name__ == "SlurmCluster":
-            step_tasks = environ.get("SLURM_STEP_NUM_TASKS")
-            if step_tasks not in (None, environ.get("SLURM_NTASKS")):
-                continue
-        if cluster.__name__ == "K8sCluster" and "JOB_COMPLETION_INDEX" not in environ:
-            continue
-        if cluster.is_env_present() and cluster.get_process_count() > 1:
-            return cluster
-    return None
-
-
-class OpenMpi5(ClusterEnv):
-    """OpenMPI from 5 on, which JAX does not recognise, on one host.
-
-    It no longer tells where the first process is: on several hosts that has to be said.
-    """
-
-    name = "ompi5"
-
-    @classmethod
-    def is_env_present(cls) -> bool:
-        """Whether mpirun started this process and does not say from where."""
-        return (
-            "OMPI_COMM_WORLD_SIZE" in os.environ
-            and "OMPI_MCA_orte_hnp_uri" not in os.environ
-        )
-
-    @classmethod
-    def get_coordinator_address(
-        cls, timeout_secs: int | None, override_coordinator_port: str | None
-    ) -> str:
-        """This host, and a port that the processes of one job agree on."""
-        del timeout_secs
-        if os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") != str(cls.get_process_count()):
-            raise ValueError(
-                "OpenMPI does not say on which host process 0 is: give "
-                "--coordinator_address=host:port, with the first host of the job and a "
-                "free port"
-            )
-        job = os.environ.get("PMIX_NAMESPACE", "").encode()
-        return f"localhost:{override_coordinator_port or 61440 + crc32(job) % 4096}"
-
-    @classmethod
-    def get_process_count(cls) -> int:
-        """All processes of the job."""
-        return int(os.environ["OMPI_COMM_WORLD_SIZE"])
-
-    @classmethod
-    def get_process_id(cls) -> int:
-        """This one's number."""
-        return int(os.environ["OMPI_COMM_WORLD_RANK"])
-
-    @classmethod
-    def get_local_process_id(cls) -> int | None:
-        """Its number on its host: the GPU that is its own."""
-        return int(os.environ["OMPI_COMM_WORLD_LOCAL_RANK"])
 
 
 def _join(

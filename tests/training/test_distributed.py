@@ -9,7 +9,7 @@ import numpy as np
 import processes
 import pytest
 
-from ldm_jax.training import checkpoints, distributed, process_log, sharding
+from ldm_jax.training import checkpoints, clusters, distributed, process_log, sharding
 
 NUM_STEPS = 12
 TOY = [sys.executable, processes.ROOT / "tests/training/toy_processes.py"]
@@ -115,7 +115,7 @@ def test_flags_that_do_not_fit_together_are_one_sentence(flags, message):
 def cluster_of(environment, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return distributed._cluster(environment)
+    return clusters.find_cluster(environment)
 
 
 def test_environments_of_several_processes_are_recognised(monkeypatch):
