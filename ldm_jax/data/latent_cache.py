@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from ldm_jax.data.npy import open_npy
 from ldm_jax.data.records import Source
 from ldm_jax.data.transforms import draw
 
@@ -56,7 +57,7 @@ class LatentCache:
     @cached_property
     def index(self) -> Int[np.ndarray, " n"]:
         """The source's index of the picture whose moments stand in each row."""
-        return np.load(_path(self.folder, self.key, "index.npy"), allow_pickle=False)
+        return np.array(open_npy(_path(self.folder, self.key, "index.npy")))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "key": self.key}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int32
 
+from ldm_jax.data.npy import open_npy
 from ldm_jax.data.retrieval_index import Index
 
 
@@ -41,11 +42,11 @@ class LookUpNeighbors:
 
     @cached_property
     def _embeddings(self) -> Float[np.ndarray, "n d"]:
-        return np.load(self.embeddings, mmap_mode="r", allow_pickle=False)
+        return open_npy(self.embeddings)
 
     @cached_property
     def _table(self) -> Int32[np.ndarray, "m k"]:
-        return np.load(self.table, mmap_mode="r", allow_pickle=False)
+        return open_npy(self.table)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"embeddings": self.embeddings, "table": self.table}
@@ -81,7 +82,7 @@ def write_neighbor_table(
 def open_neighbor_table(path: Path, num_pictures: int, k: int) -> bool:
     """Whether `path` holds a whole table of this size."""
     try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
+        table = open_npy(path)
     except (OSError, ValueError, EOFError):
         return False
     return table.shape == (num_pictures, k) and table.dtype == np.int32

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32
 
 from ldm_jax.data import nearest
+from ldm_jax.data.npy import open_npy
 
 # The reference's rule of thumb (train_searcher.py).
 EXACT_BELOW = 20_000
@@ -85,9 +86,7 @@ class Index:
     @cached_property
     def embeddings(self) -> Float[np.ndarray, "n d"]:
         """All of them, memory-mapped."""
-        return np.load(
-            self.folder / "embeddings.npy", mmap_mode="r", allow_pickle=False
-        )
+        return open_npy(self.folder / "embeddings.npy")
 
     def vectors(self, rows: Int32[np.ndarray, "*n"]) -> Float32[np.ndarray, "*n d"]:
         """The embeddings in `rows`."""
@@ -190,8 +189,9 @@ def open_index(folder: Path | str) -> Index:
         index = Index(folder, meta, names)
         shape, dtype = index.embeddings.shape, index.embeddings.dtype
     except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"the retrieval index in {folder} is damaged ({error}): build it anew"
+            f"the retrieval index in {folder} is damaged ({reason}): build it anew"
         ) from error
     if shape != (meta.count, meta.embed_dim) or dtype != np.float16:
         raise _mixed(folder, f"embeddings.npy is {dtype} {list(shape)}")

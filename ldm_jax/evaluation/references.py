@@ -73,8 +73,9 @@ def read_reference(path: str | os.PathLike) -> Reference | None:
             # Not `arr_0`, the pictures, which may be gigabytes.
             arrays = {name: archive[name] for name in names if name != "arr_0"}
     except Exception as error:  # zipfile, zlib, numpy and struct each raise their own
+        reason = " ".join(str(error).split())[:200]  # zipfile quotes what it read
         raise ValueError(
-            f"the reference {path} cannot be read ({error}): make it again"
+            f"the reference {path} cannot be read ({reason}): make it again"
         ) from error
     if not {"mu", "sigma"} <= names:
         if "arr_0" in names:

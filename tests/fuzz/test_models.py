@@ -38,7 +38,7 @@ PUBLISHED = tuple(
     and "tiny" not in path.parts
 )
 # A case of these is traced; the profile's number would take hours.
-TRACED = max(2, settings().max_examples // 12)
+TRACED = max(2, settings().max_examples // 40)
 
 
 @pytest.fixture(scope="module")
