@@ -167,7 +167,7 @@ def test_an_unreadable_checkpoint_is_named(trained, tmp_path):
     shutil.copytree(trained, workdir)
     step = checkpoints.all_steps(workdir)[-1]
     shutil.rmtree(workdir / "checkpoints" / str(step) / "params")
-    refused(tiny(), workdir, f"step {step}")
+    refused(tiny(), workdir, rf"damaged .{step}: params")
 
 
 def test_sampling_a_first_stage_is_refused(trained):
