@@ -319,6 +319,9 @@ def _check_tree(path: Path, tree: Any) -> None:
         raise ValueError(f"{path} has no section {lost[0]!r}: restore it")
 
 
+_WRONG_KIND = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+
+
 @contextmanager
 def blaming(path: Path) -> Iterator[None]:
     """What fails for a value of another kind than expected is the fault of a file.
@@ -327,7 +330,10 @@ def blaming(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+    except _WRONG_KIND as error:
+        # A section where a value should be is quoted over several lines.
+        if isinstance(error, ValueError) and "\n" not in str(error).strip():
+            raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{path} does not describe a model ({type(error).__name__}: {reason}): "
