@@ -161,7 +161,9 @@ def change_the_number_of_processes(
     """Half of a run by `before` processes, the rest by `after`."""
     workdir, half = lab.new_workdir(), NUM_STEPS // 2
     lab.finish(stage, workdir, half, num_processes=before)
-    lab.finish(stage, workdir, num_processes=after)
+    check(max(checkpoints.all_steps(workdir)) == half, "it did not stop halfway")
+    said = lab.finish(stage, workdir, num_processes=after)
+    check(f"resuming {workdir} at step {half}" in said, said[-800:])
     ours, theirs = (
         np.array([row["loss"] for row in rows(folder)])
         for folder in (workdir, lab.whole(stage, before))

@@ -47,9 +47,12 @@ class Laboratory:
         self._count = 0
 
     def new_workdir(self) -> Path:
-        """A folder for another run."""
-        self._count += 1
-        return self.folder / f"run_{self._count}"
+        """A folder for another run, where nobody has trained: not in a kept lab either."""
+        while True:
+            self._count += 1
+            workdir = self.folder / f"run_{self._count}"
+            if not workdir.exists():
+                return workdir
 
     def first_stage(self) -> Path:
         """A tiny autoencoder that is hardly trained."""

@@ -31,3 +31,9 @@ def test_a_trial_that_fails_counts_as_one_that_did_not_pass(lab):
         raise AssertionError("it broke")
 
     assert attempt(Row("a fault", failing), lab) == Outcome(1, 0, "it broke")
+
+
+def test_no_trial_gets_the_folder_of_an_earlier_one(tmp_path):
+    first = Laboratory(tmp_path).new_workdir()
+    first.mkdir()
+    assert Laboratory(tmp_path).new_workdir() != first
