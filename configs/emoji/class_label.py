@@ -15,5 +15,5 @@ def get_config(arg: str = "") -> ConfigDict:
     conditioner = conditioners.class_label(
         num_classes=8, embed_dim=0, has_null=True, drop_rate=0.1
     )
-    conditioner.slot = "vector"  # as wide as the time embedding, whatever embed_dim says
+    conditioner.slot = "vector"  # as wide as the time embedding: embed_dim is ignored
     return emoji.config(conditioner=conditioner, guidance_scale=3.0, cache=True)
