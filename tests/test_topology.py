@@ -189,7 +189,7 @@ def reports():
     """The tiny model's step, wide enough to be split, data parallel and under fsdp."""
     topology = open_topology("cpu:8")
     config = tiny_ldm.get_config()
-    config.backbone.model_channels = 32
+    config.backbone.update({"model_channels": 64, "channel_mult": (1,)})
 
     def compiled(fsdp):
         mesh = sharding.make_mesh(-1, fsdp, devices=topology.devices)
