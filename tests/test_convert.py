@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from absl.testing import flagsaver
 
 import ldm_jax
@@ -333,7 +334,12 @@ def test_steps_come_from_the_average_if_nothing_else_says(tiny, tmp_path):
 
 @pytest.fixture(scope="module")
 def command():
-    """`convert.py` as a module: its flags are defined once."""
+    """`convert.py` as a module: its flags are defined once.
+
+    Some have the names of flags of other commands, which other tests import.
+    """
+    for name in flags.FLAGS:
+        flags.FLAGS[name].allow_override = True
     spec = importlib.util.spec_from_file_location("convert", ROOT / "convert.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -81,7 +81,7 @@ def test_embeddings_equal_transformers(clip):
     network = find_network("clip", folder)
     expected = image_embeds(model, images())
     np.testing.assert_allclose(embed(network, images()), expected, atol=1e-4)
-    assert expected.std(axis=0).min() > 1e-2
+    assert expected.std(axis=0).min() > 1e-3
     assert not network.is_published and "centre crop" in network.preprocessing
 
 
