@@ -45,6 +45,7 @@ def save_clip(folder, activation, **fields):
 
 
 def randomised_with_patches(model):
+    torch.manual_seed(0)  # else the weights depend on the tests that ran before
     model = randomised(model)
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -81,7 +82,7 @@ def test_embeddings_equal_transformers(clip):
     network = find_network("clip", folder)
     expected = image_embeds(model, images())
     np.testing.assert_allclose(embed(network, images()), expected, atol=1e-4)
-    assert expected.std(axis=0).min() > 1e-3
+    assert expected.std(axis=0).min() > 1e-2
     assert not network.is_published and "centre crop" in network.preprocessing
 
 
