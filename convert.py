@@ -3,6 +3,7 @@
 python convert.py --input=model.ckpt --inspect
 python convert.py --input=model.ckpt --model=ffhq_f4 --output=runs/ffhq_released
 python convert.py --input=runs/ffhq --format=compvis --output=ffhq.safetensors
+python convert.py --input=runs/emoji_f4 --format=released --dtype=float16 --output=emoji
 
 --input may be a .ckpt, .pt, .bin or .safetensors file of the latent-diffusion or Stable
 Diffusion code, a diffusers folder, or a workdir (to export). Nothing in a file is run. An
@@ -38,9 +39,9 @@ OUTPUT = flags.DEFINE_string("output", None, "Workdir, file or folder to write: 
 FORMAT = flags.DEFINE_enum(
     "format",
     None,
-    ["compvis", "diffusers", "safetensors"],
+    ["compvis", "diffusers", "safetensors", "released"],
     "Export: compvis (all that a .ckpt holds), safetensors (averaged weights alone, for "
-    "inference), diffusers (a folder).",
+    "inference), diffusers (a folder), released (a small folder that sample.py takes).",
 )
 DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "float16", "bfloat16"], "Of exported weights."
@@ -61,6 +62,12 @@ def main() -> None:
         return
     if not OUTPUT.value:
         raise ValueError("--output is missing: give it, or --inspect")
+    if FORMAT.value == "released":
+        from ldm_jax import loading
+
+        loading.release(source, OUTPUT.value, dtype=DTYPE.value, step=STEP.value)
+        print(f"{OUTPUT.value}: {_num_bytes(Path(OUTPUT.value)) / 2**20:,.1f} MiB")
+        return
     if FORMAT.value:
         written = importing.export_checkpoint(
             source,

@@ -1,5 +1,6 @@
 """Draw pictures from a trained latent diffusion model.
 
+python sample.py --prompt="a red apple, 3d"
 python sample.py --checkpoint=runs/emoji_f4 --num_samples=16 --steps=50 --outdir=samples/
    --class_label=3 | --prompt="a red apple" | --low_res=small.png | --segmentation=map.png
    | --layout=boxes.json | --query_image=a.png | --init_image=a.png [--mask=hole.png]
@@ -17,7 +18,12 @@ from absl import flags
 
 from ldm_jax import config as config_lib
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of the trained model.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Workdir of the trained model, or folder of a released one; the demo model that comes "
+    "along, which draws emoji from text, if left out.",
+)
 STEP = flags.DEFINE_integer(
     "checkpoint_step", None, "Which checkpoint; newest if left out."
 )
@@ -185,7 +191,7 @@ def _record(model, settings: dict) -> dict:
         for path in ([flag.value] if isinstance(flag.value, str) else flag.value or [])
     ]
     return {
-        "checkpoint": CHECKPOINT.value,
+        "checkpoint": CHECKPOINT.value or "the demo model",
         "checkpoint_step": model.step,
         "ema": not NO_EMA.value,
         **paths,
@@ -314,7 +320,7 @@ def _neighbors(model, settings: dict) -> dict:
 
     if not (QUERY_IMAGE.value or settings.get("prompts")):
         return {}
-    workdir, folder = Path(str(CHECKPOINT.value)), NEIGHBORS.value or ""
+    workdir, folder = Path(CHECKPOINT.value or ""), NEIGHBORS.value or ""
     retriever = retrieving.open_retriever(model.config, workdir, folder=folder)
     how = {"with_query": WITH_QUERY.value}
     found = [
@@ -345,4 +351,4 @@ def _check_conditioning(model) -> None:
 
 
 if __name__ == "__main__":
-    config_lib.run_cli(main, required=("checkpoint",))
+    config_lib.run_cli(main)

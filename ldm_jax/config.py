@@ -22,9 +22,13 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from ldm_jax import shipped
+
 TASKS = ("autoencoding", "denoising")
 TOKENIZERS = ("none", "bert", "clip", "wordpiece", "layout")
-TEXT_CONDITIONERS = ("token_transformer", "clip_text")
+TEXT_CONDITIONERS = ("token_transformer", "clip_text", "bert_text")
+# Those that nothing but a text can feed, and their tokenizers.
+READS_TEXT = {"clip_text": "clip", "bert_text": "bert"}
 TOKEN_CONDITIONERS = (*TEXT_CONDITIONERS, "class_label", "precomputed")
 # Their conditions are made of the very crop that is drawn.
 PIXEL_CONDITIONERS = ("concat", "inpainting", "spatial_rescaler", "size_and_crop")
@@ -49,7 +53,7 @@ def run_cli(main: Callable[[], None], required: tuple[str, ...] = ()) -> None:
             app.usage(shorthelp=True, writeto_stdout=True)
             sys.exit(0)
         try:
-            rest = flags.FLAGS(argv)
+            rest = flags.FLAGS(shipped.with_config_paths(argv))
         except (flags.Error, LookupError, AttributeError, ValueError, TypeError, OSError,
                 ImportError, SyntaxError) as error:  # fmt: skip
             _fail(_flag_sentence(error))
@@ -216,12 +220,13 @@ def _check_conditioner(config: ConfigDict) -> None:
         raise ValueError(
             f"config.tokenizer.name is {tokenizer!r} but config.conditioner "
             f"{config.conditioner.name!r} reads no text: set the tokenizer to none, or "
-            f"the conditioner to {' or '.join(TEXT_CONDITIONERS)}"
+            f"the conditioner to {', '.join(TEXT_CONDITIONERS)}"
         )
-    if tokenizer == "none" and "clip_text" in names:
+    needs = [(name, READS_TEXT[name]) for name in names if name in READS_TEXT]
+    if tokenizer == "none" and needs:
         raise ValueError(
-            "config.conditioner 'clip_text' reads text and config.tokenizer.name is "
-            "'none': set it to clip"
+            f"config.conditioner {needs[0][0]!r} reads text and config.tokenizer.name is "
+            f"'none': set it to {needs[0][1]}"
         )
     gives_tokens = any(
         part["name"] in TOKEN_CONDITIONERS and part.get("slot") != "vector"
@@ -270,11 +275,13 @@ def _has_null(part: Mapping, has_text: bool) -> bool:
 def resolve(path: str, workdir: Path | None = None) -> Path:
     """A path that a config names: under `workdir` if it is there, else as it stands.
 
-    So that a run which keeps what it needs in its own folder can be moved as a whole.
+    So that a run which keeps what it needs in its own folder can be moved as a whole. What
+    is in neither place may be one of the files that come along, as in `assets/minilm_l4`.
     """
     if workdir is not None and (workdir / path).exists():
         return workdir / path
-    return Path(path)
+    is_elsewhere = not Path(path).exists() and (shipped.root() / path).exists()
+    return shipped.root() / path if is_elsewhere else Path(path)
 
 
 def save(config: ConfigDict, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ldm_jax import build, trees
+from ldm_jax import build, released, trees
 from ldm_jax import config as config_lib
 from ldm_jax.features.weights import find_lpips_weights
 from ldm_jax.training import checkpoints
@@ -74,7 +74,7 @@ def conditioner(
 def _first_stage(config: ConfigDict, workdir: Path) -> PyTree:
     """The autoencoder of a finished run, if it is the one this config describes."""
     trained = config_lib.load(workdir / "config.json")
-    if trained.get("task") != "autoencoding":
+    if trained.get("task") != "autoencoding" and not released.is_released(workdir):
         raise ValueError(
             f"{workdir} does not hold a first stage: give the workdir of a run of "
             "configs/autoencoder/*.py as config.autoencoder.checkpoint"
@@ -88,7 +88,7 @@ def _first_stage(config: ConfigDict, workdir: Path) -> PyTree:
                 f"expects {name}={value}: give another checkpoint, or "
                 f"--config.autoencoder.{name}={found}"
             )
-    return checkpoints.load_params(workdir, groups=("autoencoder",))["autoencoder"]
+    return _stored(workdir, "autoencoder")
 
 
 def _autoencoder_fields(config: ConfigDict) -> dict[str, Any]:
@@ -100,13 +100,13 @@ def _autoencoder_fields(config: ConfigDict) -> dict[str, Any]:
 
 
 def _fitting_conditioner(workdir: Path, shapes: PyTree) -> PyTree:
-    found = checkpoints.load_params(workdir, groups=("conditioner",))
-    if "conditioner" not in found:
+    found = _stored(workdir, "conditioner")
+    if found is None:
         raise ValueError(
             f"{workdir} has no conditioner: give the workdir of a model that has one as "
             "config.conditioner.checkpoint"
         )
-    ours, theirs = trees.flatten(shapes), trees.flatten(found["conditioner"])
+    ours, theirs = trees.flatten(shapes), trees.flatten(found)
     for name in sorted(ours.keys() | theirs.keys()):
         sizes = [t[name].shape if name in t else "missing" for t in (ours, theirs)]
         if sizes[0] != sizes[1]:
@@ -114,4 +114,11 @@ def _fitting_conditioner(workdir: Path, shapes: PyTree) -> PyTree:
                 f"the conditioner in {workdir} is another one: {name} is {sizes[1]} "
                 f"there and {sizes[0]} here; give another config.conditioner.checkpoint"
             )
-    return found["conditioner"]
+    return found
+
+
+def _stored(folder: Path, group: str) -> PyTree | None:
+    """One group of parameters of a run or of a released model, averaged if they were."""
+    if released.is_released(folder):
+        return released.read(folder, groups=(group,)).params.get(group)
+    return checkpoints.load_params(folder, groups=(group,)).get(group)

@@ -6,6 +6,8 @@ workdir to take its parameters from when a training starts: needed if it does no
 
 from ml_collections import ConfigDict
 
+MINILM = "assets/minilm_l4"
+
 
 def class_label(
     *, num_classes: int, embed_dim: int, has_null: bool, drop_rate: float = 0.0
@@ -64,6 +66,19 @@ def open_clip_vit_h(*, drop_rate: float = 0.0) -> ConfigDict:
         output="penultimate",
         drop_rate=drop_rate,
     )
+
+
+def minilm(*, drop_rate: float = 0.0) -> ConfigDict:
+    """The sentence encoder of assets/minilm_l4: four layers of all-MiniLM-L6-v2."""
+    section = _frozen(
+        name="bert_text",
+        width=384,
+        num_layers=4,
+        num_heads=12,
+        drop_rate=drop_rate,
+    )
+    section.checkpoint = MINILM
+    return section
 
 
 def spatial_rescaler(*, num_classes: int) -> ConfigDict:
@@ -126,6 +141,13 @@ def own_tokenizer(*, vocab_size: int = 8192, max_length: int = 77) -> ConfigDict
             "vocab_size": vocab_size,
         }
     )
+
+
+def minilm_tokenizer() -> ConfigDict:
+    """Captions to ids of the vocabulary that assets/minilm_l4 keeps."""
+    section = own_tokenizer(vocab_size=8000, max_length=20)
+    section.path = f"{MINILM}/tokenizer"
+    return section
 
 
 def layout_tokenizer(*, max_objects: int, encode_crop: bool = True) -> ConfigDict:

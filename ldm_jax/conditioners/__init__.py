@@ -1,6 +1,7 @@
 """Conditioners: what a batch says about the picture wanted. `CONDITIONERS` lists them."""
 
 from ldm_jax.conditioners.base import Conditioner
+from ldm_jax.conditioners.bert_text import BertText
 from ldm_jax.conditioners.class_label import ClassLabel
 from ldm_jax.conditioners.clip_text import ClipText
 from ldm_jax.conditioners.compose import Compose
@@ -12,6 +13,7 @@ from ldm_jax.conditioners.spatial_rescaler import SpatialRescaler
 from ldm_jax.conditioners.token_transformer import TokenTransformer
 
 CONDITIONERS = {
+    "bert_text": BertText,
     "class_label": ClassLabel,
     "clip_text": ClipText,
     "compose": Compose,
@@ -25,6 +27,7 @@ CONDITIONERS = {
 
 __all__ = [
     "CONDITIONERS",
+    "BertText",
     "ClassLabel",
     "ClipText",
     "Compose",

@@ -1,5 +1,7 @@
 """A transformer over token ids: the text encoders of latent diffusion and of CLIP.
 
+Its attention and feed-forward are those of BERT (`nn.bert`) as well.
+
 Sequences are short (77 or 92 tokens), so attention is the plain product.
 """
 
@@ -8,7 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ldm_jax.nn.dense import Dense
 from ldm_jax.nn.placement import batch_split
@@ -127,8 +129,10 @@ class SelfAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        """See the class."""
+    def __call__(
+        self, x: Float[Array, "b l d"], is_token: Bool[Array, "b l"] | None = None
+    ) -> Float[Array, "b l d"]:
+        """Attend to the positions where `is_token`; to all if that is None."""
         inner = self.num_heads * self.head_dim
 
         def heads(name: str) -> jax.Array:
@@ -139,6 +143,7 @@ class SelfAttention(nn.Module):
             heads("query"),
             heads("key"),
             heads("value"),
+            mask=None if is_token is None else is_token[:, None, None],
             is_causal=self.mask == "causal",
             implementation="xla",
         )
