@@ -242,9 +242,11 @@ def _field_shapes(conditioner: Any, image_size: int, latent_size: int) -> dict:
                 "masked_image": ((*square, 3), jnp.float32),
                 "hole": ((*square, 1), jnp.float32),
             }
+        case _ if hasattr(conditioner, "field_shapes"):  # one of a user's own
+            return conditioner.field_shapes
         case _:
             name = type(conditioner).__name__
-            raise TypeError(f"give the batch fields of {name} their shapes here")
+            raise TypeError(f"{name} has no field_shapes: see docs/extending.md")
     return {conditioner.field: (shape, dtype)}
 
 

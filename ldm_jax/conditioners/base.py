@@ -23,6 +23,8 @@ class Conditioner(Protocol):
         conditioner sees them, by scaled latents of the first stage.
       has_params: whether there is anything to train.
       has_null: whether `null` exists.
+      field_shapes: `{field: (shape of one example, dtype)}`, asked of conditioners that
+        are not among this package's own.
     """
 
     @property
