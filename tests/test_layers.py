@@ -7,13 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 L0 = {"arrays", "lazy_array", "rng", "trees"}
-L0 |= {"safe_pickle", "stored_tensor", "torch_archive"}
+L0 |= {"safe_pickle", "shipped", "stored_tensor", "torch_archive"}
 L1 = {"diffusion", "nn", "training"}
 L2 = {"autoencoders", "backbones", "conditioners", "adversarial", "features"}
 L3 = {"samplers", "guidance", "tiling", "latent_diffusion", "sample_fn"}
 L4 = {"tasks", "evaluation", "interop"}
 COMPOSITION = {
     "__init__",
+    "app",
     "build",
     "build_conditioner",
     "build_data",
@@ -21,9 +22,11 @@ COMPOSITION = {
     "build_diffusion",
     "canvas",
     "caption_vocabulary",
+    "commands",
     "compiling",
     "config",
     "conversion",
+    "doctor",
     "evaluating",
     "loading",
     "model",
@@ -54,6 +57,7 @@ ALLOWED = (
     | {"sample_fn": L0 | {"diffusion", "nn"} | (L3 - {"sample_fn"})}
     | dict.fromkeys(L4, L0 | {"diffusion", "nn"} | L2 | L3)
 )
+ALLOWED["data"] = {"shipped"}
 ALLOWED["torch_archive"] = {"safe_pickle", "stored_tensor"}
 ALLOWED["tasks"] = ALLOWED["tasks"] | {"training"}
 

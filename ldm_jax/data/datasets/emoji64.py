@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ldm_jax import shipped
 from ldm_jax.data.records import ImageSource, Record
 
-ARCHIVE = Path(__file__).resolve().parents[3] / "assets/emoji64/emoji64.zip"
+ARCHIVE = shipped.asset("emoji64/emoji64.zip")
 SPLITS = ("train", "val", "all")
 
 
@@ -23,7 +24,7 @@ def open_reader(spec: str, split: str) -> "Emoji64Reader":
     """The reader of one split: `train`, `val` or `all`.
 
     Raises:
-      FileNotFoundError: if the package does not run from a checkout with its assets.
+      FileNotFoundError: if the package came without its assets.
       ValueError: for another split.
     """
     if split not in SPLITS:
@@ -32,7 +33,7 @@ def open_reader(spec: str, split: str) -> "Emoji64Reader":
         )
     if not ARCHIVE.is_file():
         raise FileNotFoundError(
-            f"the vendored pictures are not at {ARCHIVE}: run from a git checkout "
+            f"the vendored pictures are not at {ARCHIVE}: install from a git checkout "
             "(`pip install -e .`) or rebuild them with tools/prepare_emoji.py"
         )
     return Emoji64Reader(spec, ARCHIVE, split)

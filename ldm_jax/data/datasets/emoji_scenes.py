@@ -43,7 +43,7 @@ def open_source(spec: str, split: str) -> "EmojiScenes":
     """The scenes of one split: 6,000 of `train`, 500 of `val`, `all` of them.
 
     Raises:
-      FileNotFoundError: if the package does not run from a checkout with its assets.
+      FileNotFoundError: if the package came without its assets.
       ValueError: for another split.
     """
     emoji64.open_reader(spec, split)
