@@ -4,7 +4,7 @@ VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo tasks test test-slow test-full check faults fuzz clean
+.PHONY: demo tasks test test-slow test-full check faults fuzz docs notebooks clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python tools/demo.py --workdir=$(RUNS)
@@ -37,6 +37,14 @@ check: $(VENV)/.test-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The site of docs/, to site/. Any warning is an error.
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir=site
+
+# All notebooks in their short versions; the files stay as they are.
+notebooks: $(VENV)/.notebooks-installed
+	$(BIN)/python -m tools.notebooks
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ldm_jax needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -54,5 +62,13 @@ $(VENV)/.test-installed: $(VENV)/.demo-installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lpips,fd,test]"
 	touch $@
 
+$(VENV)/.docs-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
+	touch $@
+
+$(VENV)/.notebooks-installed: $(VENV)/.tasks-installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lpips,fd,sr,notebooks]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(RUNS) .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(RUNS) site .pytest_cache .ruff_cache *.egg-info
