@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -52,9 +53,12 @@ def index(tmp_path_factory) -> Path:
 
 
 def tiny(name: str, index: Path):
-    """A task's config with a denoiser of a few thousand parameters, for eight steps."""
+    """A task's config with a denoiser of a few thousand parameters, for eight steps.
+
+    Its middle alone has a transformer: compiling is most of the time.
+    """
     config = narrow(config_of(f"emoji.{name}"))
-    config.backbone.update({"channel_mult": (1,), "attention_resolutions": (1,)})
+    config.backbone.update({"channel_mult": (1,), "attention_resolutions": ()})
     config.optimizer.schedule = {"name": "constant"}
     config.latent.update({"cache": False, "scale_by_std": False})
     config.data.num_validation = 24
@@ -135,49 +139,41 @@ def test_a_task_learns_from_its_data_and_reads_its_condition(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, index):
-    """`name -> workdir` of a short training; each is run once."""
-    root = tmp_path_factory.mktemp("trained")
+def workdirs(tmp_path_factory, index):
+    """`(name, write) -> workdir` that `write(config, workdir)` filled; each once."""
+    root = tmp_path_factory.mktemp("runs")
     write_first_stage(root / "first_stage", tiny("text", index), "emoji_kl_f4")
 
-    def workdir(name: str) -> Path:
-        folder = root / name
+    def workdir(name: str, write) -> Path:
+        folder = root / write.__name__ / name
         if not folder.exists():
             config = tiny(name, index)
             config.autoencoder.checkpoint = str(root / "first_stage")
-            run.train(config, folder, devices=jax.devices()[:1])
+            write(config, folder)
         return folder
 
     return workdir
 
 
-@pytest.fixture(scope="module")
-def untrained(tmp_path_factory, index):
-    """`name -> workdir` of a model of random parameters."""
-    root = tmp_path_factory.mktemp("untrained")
-    write_first_stage(root / "first_stage", tiny("text", index), "emoji_kl_f4")
-
-    def workdir(name: str) -> Path:
-        folder = root / name
-        if not folder.exists():
-            config = tiny(name, index)
-            config.autoencoder.checkpoint = str(root / "first_stage")
-            with checkpoints.open_checkpoints(folder) as manager:
-                state = random_state(config, build.experiment(config))
-                checkpoints.save(manager, state)
-                checkpoints.wait(manager)
-            config_lib.save(config, folder / "config.json")
-        return folder
-
-    return workdir
+def trained(config, workdir: Path) -> None:
+    """A short training."""
+    run.train(config, workdir, devices=jax.devices()[:1])
 
 
-def check_measured(name: str, workdirs, index: Path, picture: Path) -> None:
+def untrained(config, workdir: Path) -> None:
+    """A model of random parameters."""
+    with checkpoints.open_checkpoints(workdir) as manager:
+        checkpoints.save(manager, random_state(config, build.experiment(config)))
+        checkpoints.wait(manager)
+    config_lib.save(config, workdir / "config.json")
+
+
+def check_measured(name: str, workdir, index: Path, picture: Path) -> None:
     """That a task's statistics are there, and that its condition changes pictures."""
     measured, change = measuring.measure(
         TASKS[name],
-        workdirs(name),
-        workdirs("unconditional"),
+        workdir(name),
+        workdir("unconditional"),
         Categories(index),
         picture,
         SETTINGS,
@@ -190,29 +186,31 @@ def check_measured(name: str, workdirs, index: Path, picture: Path) -> None:
     assert height % 19 == 0 and height >= 4 * 19 and width > drawing.MARGIN
 
 
-def test_an_untrained_model_is_drawn_with_and_measured(untrained, index, tmp_path):
-    check_measured("semantic", untrained, index, tmp_path / "grid.png")
+def test_an_untrained_model_is_drawn_with_and_measured(workdirs, index, tmp_path):
+    made = partial(workdirs, write=untrained)
+    check_measured("semantic", made, index, tmp_path / "grid.png")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_trains_and_draws_what_it_is_told(name, trained, index, tmp_path):
-    lines = (trained(name) / "metrics.jsonl").read_text().splitlines()
+def test_a_task_trains_and_draws_what_it_is_told(name, workdirs, index, tmp_path):
+    made = partial(workdirs, write=trained)
+    lines = (made(name) / "metrics.jsonl").read_text().splitlines()
     early, late = (
         row["val/loss"] for row in map(json.loads, lines) if "val/loss" in row
     )
     assert late < early
-    check_measured(name, trained, index, tmp_path / "grid.png")
-    pictures = held_out(ldm_jax.load(trained(name)), trained(name), 1)
+    check_measured(name, made, index, tmp_path / "grid.png")
+    pictures = held_out(ldm_jax.load(made(name)), made(name), 1)
     for flag in TASKS[name].flags(pictures, tmp_path):
         value = flag.partition("=")[2]
         assert value and (not value.startswith("/") or Path(value).is_file())
 
 
 def test_sample_py_draws_what_the_model_draws_of_the_same_held_out_condition(
-    untrained, tmp_path
+    workdirs, tmp_path
 ):
-    folder = untrained("semantic")
+    folder = workdirs("semantic", untrained)
     pictures = held_out(ldm_jax.load(folder), folder, 1)
     flags = TASKS["semantic"].flags(pictures, tmp_path)
     outdir = tmp_path / "samples"
@@ -288,6 +286,7 @@ def test_tables_hold_every_figure():
     row = {"loss": 0.5, "loss without": 0.625, "minutes": 2.0, "minutes without": 3.0}
     values = {"without": 0.1, "scale 1": 0.25, "first stage": 0.75, "bicubic": 0.5}
     row |= {"statistics": {"overlap": values}, "change": 4.25}
+    row["own losses"] = {"given": 0.5, "null": 0.55}
     text = command.as_markdown({"semantic": row})
-    assert "| semantic | 0.5000 | 0.6250 | -20.0% | 2.0 + 3.0 |" in text
+    assert "| semantic | 600 | 0.5000 | 0.6250 | -20.0% | +10.0% | 2.0 + 3.0 |" in text
     assert "| overlap | 0.1 | 0.25 |  | 0.75 | bicubic: 0.5 | 4.2 levels |" in text

@@ -24,4 +24,5 @@ def get_config(arg: str = "") -> ConfigDict:
         tokenizer=conditioners.own_tokenizer(vocab_size=1000, max_length=16),
         guidance_scale=3.0,
         cache=True,
+        num_steps=1200,
     )

@@ -1,6 +1,7 @@
 """The task models' denoiser without a condition: what they are compared with.
 
-`:emoji_scenes` for the tasks on composed scenes, else drawings of emoji64.
+`:emoji_scenes` for the tasks on composed scenes, else drawings of emoji64;
+`:emoji64:1500` for as many steps as a task that takes longer has.
 
     python train.py --config=configs/emoji/unconditional.py:emoji64 \
         --workdir=runs/tasks/unconditional_emoji64 \
@@ -14,4 +15,9 @@ from configs.parts import emoji
 
 
 def get_config(arg: str = "emoji64") -> ConfigDict:
-    return emoji.config(source=arg, cache=arg == "emoji64")
+    source, _, steps = arg.partition(":")
+    return emoji.config(
+        source=source,
+        cache=source == "emoji64",
+        num_steps=int(steps or emoji.NUM_STEPS),
+    )

@@ -15,6 +15,7 @@ def config(
     tokenizer: ConfigDict | None = None,
     guidance_scale: float = 1.0,
     cache: bool = False,
+    num_steps: int = NUM_STEPS,
     **task_data,
 ) -> ConfigDict:
     """A small latent diffusion model on the demo's 16x16x4 latents.
@@ -27,6 +28,8 @@ def config(
       guidance_scale: of previews and samples; above 1 only if the condition can be left
         out.
       cache: keep the latents on disk, for conditions that are not made of the pixels.
+      num_steps: of the training; a condition that only a transformer can read is heard
+        later than one laid out on the picture.
       task_data: further fields of the data section.
     """
     first_stage = emoji_kl_f4.get_config()
@@ -44,7 +47,7 @@ def config(
         beta_end=0.0195,
         batch_size=16,
         learning_rate=2e-3,
-        num_steps=NUM_STEPS,
+        num_steps=num_steps,
     )
     config.diffusion.prediction = "v"  # shapes and colours come earlier than with eps
     config.latent.update({"scale_by_std": True, "cache": cache})
@@ -54,7 +57,7 @@ def config(
     config.optimizer.schedule = {
         "name": "lambda_warmup_cosine",
         "warmup_steps": 20,
-        "decay_steps": NUM_STEPS,
+        "decay_steps": num_steps,
         "min_scale": 0.02,
     }
     config.train.update(
@@ -63,7 +66,7 @@ def config(
             "init": "unit_gain",
             "log_every": 20,
             "preview_every": 0,  # make tasks draws pictures at the end
-            "evaluate_every": NUM_STEPS,
+            "evaluate_every": num_steps,
             "checkpoint_every": 200,
         }
     )

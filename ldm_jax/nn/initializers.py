@@ -27,12 +27,19 @@ def symmetric_uniform(bound: float) -> Initializer:
     return init
 
 
+# Of `nn.transformer.Transformer`.
+TABLES = ("token_embedding", "position_embedding")
+TABLE_STD = 0.02
+
+
 def unit_gain(params: Any) -> Any:
     """Torch's default initial values, rescaled so that layers keep their input's variance.
 
     Kernels times sqrt(3), biases zero; the second convolution of a residual block
     (`conv2`) keeps its kernel and with it a small branch, and what starts at zero or as
-    an identity around the latent (`quant_conv`, `post_quant_conv`) stays as it is. A
+    an identity around the latent (`quant_conv`, `post_quant_conv`) stays as it is. The
+    tables of a text encoder, which start from N(0, 0.02), get unit variance: else what
+    attention averages drowns the tokens, and a short training never hears them. A
     training of hundreds of steps gets much further from here; a long one does not care.
     """
 
@@ -40,6 +47,8 @@ def unit_gain(params: Any) -> Any:
         names = [str(entry.key) for entry in path]
         if any(name.endswith("quant_conv") for name in names):
             return value
+        if any(name in TABLES for name in names):
+            return value / TABLE_STD
         if names[-1] == "bias":
             return jnp.zeros_like(value)
         is_branch_end = "conv2" in names

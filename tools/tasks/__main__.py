@@ -5,7 +5,8 @@ python -m tools.tasks --workdir=runs [--only=text,layout] [--steps=100]
 For each task of configs/emoji: trains it, and the same denoiser without its condition for
 as long on the same pictures; compares the losses on held-out pictures with the same noise;
 draws held-out conditions, by sample.py and for runs/tasks/<task>.png; measures whether the
-drawings follow them. Writes runs/tasks/table.md, and exits with 1 if a condition does not
+drawings follow them. Where a condition can be left out, the task's own model is measured
+without it as well. Writes runs/tasks/table.md, and exits with 1 if a condition does not
 lower the loss by its margin (`tools.tasks.table`), or changes nothing. What is trained
 already is not trained again, and the table shows what earlier calls measured as well.
 """
@@ -92,7 +93,7 @@ def compare(
     """Train a task and its ablation; their losses on held-out pictures, and minutes."""
     ours, ablation = workdir / "tasks" / name, ablation_of(task, workdir)
     first_stage = f"--config.autoencoder.checkpoint={workdir / 'emoji_kl_f4'}"
-    unconditional = f"emoji/unconditional.py:{task.source}"
+    unconditional = f"emoji/unconditional.py:{task.ablation}"
     without_minutes = train(unconditional, ablation, steps, first_stage)
     own = [f"--config.data.neighbors={index}"] if name == "retrieval" else []
     if task.is_cached:
@@ -108,7 +109,7 @@ def compare(
 
 def look(name: str, task: Task, workdir: Path, index: Path, args) -> Result:
     """Draw and measure a trained task; see `measuring.measure`."""
-    from tools.tasks import measuring
+    from tools.tasks import losses, measuring
     from tools.tasks.statistics import Categories
 
     settings = measuring.Settings(args.num_pictures, args.sampling_steps)
@@ -125,12 +126,13 @@ def look(name: str, task: Task, workdir: Path, index: Path, args) -> Result:
     if name == "text":
         colours = measuring.colours(ours, settings)
         measured["colour as asked"] = colours
-    return {"statistics": measured, "change": change}
+    own = losses.with_and_without(ours, args.num_pictures) if task.is_guided else {}
+    return {"statistics": measured, "change": change, "own losses": own}
 
 
 def ablation_of(task: Task, workdir: Path) -> Path:
     """The run of the same denoiser without a condition."""
-    return workdir / "tasks" / f"unconditional_{task.source}"
+    return workdir / "tasks" / f"unconditional_{task.ablation.replace(':', '_')}"
 
 
 def is_used(task: Task, result: Mapping[str, Any]) -> bool:
@@ -142,13 +144,17 @@ def is_used(task: Task, result: Mapping[str, Any]) -> bool:
 def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Two tables: losses, and what was drawn."""
     lines = [
-        "| task | held-out loss | without the condition | difference | minutes |",
-        "|---|---|---|---|---|",
+        (
+            "| task | steps | held-out loss | without the condition | difference | "
+            "the same model, told nothing | minutes |"
+        ),
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in results.items():
         gain = 1 - row["loss"] / row["loss without"]
         lines.append(
-            f"| {name} | {row['loss']:.4f} | {row['loss without']:.4f} | {-gain:.1%} | "
+            f"| {name} | {TASKS[name].num_steps} | {row['loss']:.4f} | "
+            f"{row['loss without']:.4f} | {-gain:.1%} | {_own(row.get('own losses'))} | "
             f"{row['minutes']:.1f} + {row['minutes without']:.1f} |"
         )
     lines += [
@@ -167,6 +173,11 @@ def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
             cells = " | ".join((name, statistic, *numbers))
             lines.append(f"| {cells} | {row['change']:.1f} levels |")
     return "\n".join(lines) + "\n"
+
+
+def _own(losses: Mapping[str, float] | None) -> str:
+    """How much more a model's loss is without its condition, where it can be left out."""
+    return f"{losses['null'] / losses['given'] - 1:+.1%}" if losses else ""
 
 
 def _number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from configs.parts import emoji
 from tools.tasks import commands, statistics
 from tools.tasks.held_out import HeldOut, Pixels
 from tools.tasks.statistics import Categories
@@ -23,6 +24,7 @@ class Task:
       is_guided: whether the condition can be left out, so that guidance applies.
       is_cached: whether the run keeps latents of emoji64, which all such runs share.
       baseline: pictures made without a model, and what they are called.
+      num_steps: of the training and of its ablation's.
     """
 
     source: str
@@ -32,6 +34,13 @@ class Task:
     is_guided: bool = False
     is_cached: bool = False
     baseline: tuple[str, Callable[[HeldOut], Pixels]] | None = None
+    num_steps: int = emoji.NUM_STEPS
+
+    @property
+    def ablation(self) -> str:
+        """The argument of configs/emoji/unconditional.py for the same without condition."""
+        is_usual = self.num_steps == emoji.NUM_STEPS
+        return self.source if is_usual else f"{self.source}:{self.num_steps}"
 
 
 def _plain(statistic: Statistic) -> Callable[[Categories], Statistic]:
@@ -50,7 +59,13 @@ TASKS = {
         is_cached=True,
     ),
     "text": Task(
-        "emoji64", 0.005, _ACCURACY, commands.text, is_guided=True, is_cached=True
+        "emoji64",
+        0.01,
+        _ACCURACY,
+        commands.text,
+        is_guided=True,
+        is_cached=True,
+        num_steps=1200,
     ),
     "layout": Task(
         "emoji_scenes",

@@ -1,0 +1,69 @@
+"""What a condition is worth to one model: its loss with it, and with it left out."""
+
+# A ConfigDict's fields are dynamic.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+import ldm_jax
+from ldm_jax import build_diffusion
+from ldm_jax.arrays import pixels_to_image
+from ldm_jax.latent_diffusion import LatentDiffusion
+from ldm_jax.model import Model
+from ldm_jax.nn.conditioning import Conditioning
+from ldm_jax.tasks.denoising import DenoisingLoss
+from tools.tasks.held_out import BATCH_SIZE, HeldOut
+
+DRAWS = 8  # of noise and timesteps, for each picture
+
+
+class Unasked(LatentDiffusion):
+    """The same model, which is given the null condition whatever the batch says."""
+
+    def condition(self, params, frozen, batch, **_) -> Conditioning:
+        """What guidance leaves of it."""
+        return self.null_condition(params, frozen, len(batch["image"]))
+
+
+def with_and_without(workdir: Path, count: int) -> dict[str, float]:
+    """Mean losses of held-out pictures under their conditions and under none.
+
+    Both with the same noise, timesteps and draws of the posterior, of the parameters
+    that samples are drawn with; of `count` pictures, several times each.
+
+    Returns:
+      "null" and "given".
+
+    Raises:
+      ValueError: if the model has no null condition.
+    """
+    model = ldm_jax.load(workdir)
+    pictures = held_out(model, workdir, count)
+    loss = build_diffusion.denoising_loss(model.config.diffusion, model.ldm)
+    fields = dataclasses.fields(LatentDiffusion)
+    bare = Unasked(**{f.name: getattr(model.ldm, f.name) for f in fields})
+    losses = {"given": loss, "null": dataclasses.replace(loss, ldm=bare)}
+    return {name: _mean(model, loss, pictures) for name, loss in losses.items()}
+
+
+def _mean(model: Model, loss: DenoisingLoss, pictures: HeldOut) -> float:
+    frozen = {"autoencoder": model.params["autoencoder"]}
+    scale = {"latent_scale": model.params["latent_scale"]}
+
+    @jax.jit
+    def evaluate(params, batch, key) -> Float[Array, " b"]:
+        return loss.evaluate(params, scale, frozen, batch, key)["loss_simple"]
+
+    batch = {"image": np.asarray(pixels_to_image(pictures.pixels)), **pictures.fields}
+    values = []
+    for start in range(0, len(pictures), BATCH_SIZE):
+        rows = {name: x[start : start + BATCH_SIZE] for name, x in batch.items()}
+        for draw in range(DRAWS):
+            key = jax.random.fold_in(jax.random.key(draw), start)
+            values.append(np.asarray(evaluate(model.params, rows, key)))
+    return float(np.concatenate(values).mean())
