@@ -285,7 +285,7 @@ def test_a_condition_that_lowers_no_loss_or_changes_nothing_is_told():
 def test_tables_hold_every_figure():
     row = {"loss": 0.5, "loss without": 0.625, "minutes": 2.0, "minutes without": 3.0}
     values = {"without": 0.1, "scale 1": 0.25, "first stage": 0.75, "bicubic": 0.5}
-    row |= {"statistics": {"overlap": values}, "change": 4.25}
+    row |= {"steps": 600, "statistics": {"overlap": values}, "change": 4.25}
     row["own losses"] = {"given": 0.5, "null": 0.55}
     text = command.as_markdown({"semantic": row})
     assert "| semantic | 600 | 0.5000 | 0.6250 | -20.0% | +10.0% | 2.0 + 3.0 |" in text

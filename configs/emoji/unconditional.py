@@ -1,7 +1,7 @@
 """The task models' denoiser without a condition: what they are compared with.
 
-`:emoji_scenes` for the tasks on composed scenes, else drawings of emoji64;
-`:emoji64:1500` for as many steps as a task that takes longer has.
+`:emoji64` and `:emoji_scenes` for the tasks on drawings and on scenes; `:text` and
+`:layout`, which train longer, for these.
 
     python train.py --config=configs/emoji/unconditional.py:emoji64 \
         --workdir=runs/tasks/unconditional_emoji64 \
@@ -11,13 +11,17 @@
 
 from ml_collections import ConfigDict
 
-from configs.parts import emoji
+from configs.emoji import layout, text
+from configs.parts import conditioners, emoji
+
+OWN = {"text": text.get_config, "layout": layout.get_config}
 
 
 def get_config(arg: str = "emoji64") -> ConfigDict:
-    source, _, steps = arg.partition(":")
-    return emoji.config(
-        source=source,
-        cache=source == "emoji64",
-        num_steps=int(steps or emoji.NUM_STEPS),
-    )
+    if arg not in OWN:
+        return emoji.config(source=arg, cache=arg == "emoji64")
+    config = OWN[arg]()
+    config.conditioner = ConfigDict({"name": "none"})
+    config.tokenizer = conditioners.tokenizer("none")
+    config.sampler.guidance_scale = 1.0
+    return config

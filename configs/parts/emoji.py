@@ -16,11 +16,12 @@ def config(
     guidance_scale: float = 1.0,
     cache: bool = False,
     num_steps: int = NUM_STEPS,
+    num_levels: int = 2,
     **task_data,
 ) -> ConfigDict:
     """A small latent diffusion model on the demo's 16x16x4 latents.
 
-    All tasks have the same denoiser, so that what a condition is worth can be told by
+    The tasks have the same denoiser, so that what a condition is worth can be told by
     training one without; its transformers attend to themselves where there are no tokens.
 
     Args:
@@ -30,6 +31,8 @@ def config(
       cache: keep the latents on disk, for conditions that are not made of the pixels.
       num_steps: of the training; a condition that only a transformer can read is heard
         later than one laid out on the picture.
+      num_levels: of the denoiser, 16x16, 8x8 and 4x4; on the small grids the border,
+        and with it each place, is known after few layers.
       task_data: further fields of the data section.
     """
     first_stage = emoji_kl_f4.get_config()
@@ -37,8 +40,8 @@ def config(
         first_stage=first_stage,
         backbone=latent_diffusion.transformer_unet(
             model_channels=32,
-            channel_mult=(1, 2),
-            attention_resolutions=(2,),
+            channel_mult=(1, 2, 2)[:num_levels],
+            attention_resolutions=(2, 4)[: num_levels - 1],
             num_res_blocks=1,
             num_head_channels=32,
         ),

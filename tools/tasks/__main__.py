@@ -93,13 +93,14 @@ def compare(
     """Train a task and its ablation; their losses on held-out pictures, and minutes."""
     ours, ablation = workdir / "tasks" / name, ablation_of(task, workdir)
     first_stage = f"--config.autoencoder.checkpoint={workdir / 'emoji_kl_f4'}"
-    unconditional = f"emoji/unconditional.py:{task.ablation}"
+    unconditional = f"emoji/unconditional.py:{task.unconditional}"
     without_minutes = train(unconditional, ablation, steps, first_stage)
     own = [f"--config.data.neighbors={index}"] if name == "retrieval" else []
     if task.is_cached:
         reuse_latents(ablation, ours)
     minutes = train(f"emoji/{name}.py", ours, steps, first_stage, *own)
     return {
+        "steps": last_values(ours)["step"],
         "loss": last_values(ours)[LOSS],
         "loss without": last_values(ablation)[LOSS],
         "minutes": minutes,
@@ -132,7 +133,7 @@ def look(name: str, task: Task, workdir: Path, index: Path, args) -> Result:
 
 def ablation_of(task: Task, workdir: Path) -> Path:
     """The run of the same denoiser without a condition."""
-    return workdir / "tasks" / f"unconditional_{task.ablation.replace(':', '_')}"
+    return workdir / "tasks" / f"unconditional_{task.unconditional}"
 
 
 def is_used(task: Task, result: Mapping[str, Any]) -> bool:
@@ -153,7 +154,7 @@ def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     for name, row in results.items():
         gain = 1 - row["loss"] / row["loss without"]
         lines.append(
-            f"| {name} | {TASKS[name].num_steps} | {row['loss']:.4f} | "
+            f"| {name} | {row['steps']} | {row['loss']:.4f} | "
             f"{row['loss without']:.4f} | {-gain:.1%} | {_own(row.get('own losses'))} | "
             f"{row['minutes']:.1f} + {row['minutes without']:.1f} |"
         )

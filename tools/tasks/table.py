@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from configs.parts import emoji
 from tools.tasks import commands, statistics
 from tools.tasks.held_out import HeldOut, Pixels
 from tools.tasks.statistics import Categories
@@ -24,7 +23,8 @@ class Task:
       is_guided: whether the condition can be left out, so that guidance applies.
       is_cached: whether the run keeps latents of emoji64, which all such runs share.
       baseline: pictures made without a model, and what they are called.
-      num_steps: of the training and of its ablation's.
+      ablation: argument of configs/emoji/unconditional.py, if not the source: for a task
+        that trains longer, or has another denoiser, than the rest.
     """
 
     source: str
@@ -34,13 +34,12 @@ class Task:
     is_guided: bool = False
     is_cached: bool = False
     baseline: tuple[str, Callable[[HeldOut], Pixels]] | None = None
-    num_steps: int = emoji.NUM_STEPS
+    ablation: str = ""
 
     @property
-    def ablation(self) -> str:
-        """The argument of configs/emoji/unconditional.py for the same without condition."""
-        is_usual = self.num_steps == emoji.NUM_STEPS
-        return self.source if is_usual else f"{self.source}:{self.num_steps}"
+    def unconditional(self) -> str:
+        """The argument of configs/emoji/unconditional.py for what it is compared with."""
+        return self.ablation or self.source
 
 
 def _plain(statistic: Statistic) -> Callable[[Categories], Statistic]:
@@ -65,7 +64,7 @@ TASKS = {
         commands.text,
         is_guided=True,
         is_cached=True,
-        num_steps=1200,
+        ablation="text",
     ),
     "layout": Task(
         "emoji_scenes",
@@ -73,6 +72,7 @@ TASKS = {
         {"ink in the boxes": _plain(statistics.ink_in_boxes)},
         commands.layout,
         is_guided=True,
+        ablation="layout",
     ),
     "semantic": Task(
         "emoji_scenes",
