@@ -40,7 +40,14 @@ def _count_equation(equation: Any) -> float:
     inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(equation.params)]
     if name == "cond":
         return max(inner)
-    return sum(inner) * (equation.params["length"] if name == "scan" else 1)
+    return sum(inner) * _times(name, equation.params)
+
+
+def _times(name: str, params: dict[str, Any]) -> int:
+    """How often the body of an equation runs; that of a shard_map on every device."""
+    if name == "scan":
+        return params["length"]
+    return params["mesh"].size if name == "shard_map" else 1
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:

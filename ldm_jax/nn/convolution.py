@@ -5,7 +5,7 @@ kernels only in the layout NHWC x HWIO -> NHWC. The gradients that autodiff writ
 permuted layouts; in straight-line code XLA transposes them into shape, inside a loop
 (gradient accumulation, say) it falls back to naive code that is 10 to 100 times slower.
 `_input_gradient` and `_kernel_gradient` are the same sums written in the fast layout.
-What a program compiled on a CPU for another platform gets is autodiff's gradient.
+What a program traced on a CPU for another platform gets is autodiff's gradient.
 """
 
 import functools
@@ -21,7 +21,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from ldm_jax.nn import initializers
-from ldm_jax.nn.placement import gathered
+from ldm_jax.nn.placement import gathered, platform
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -42,7 +42,7 @@ def convolve(
     On the CPU backend it has reverse-mode derivatives, of any order, but no `jax.jvp`.
     """
     kernel = gathered(kernel)
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         return _cpu_convolution(x, kernel, stride, padding)
     return _plain_convolution(x, kernel, (stride, stride), padding)
 

@@ -11,10 +11,12 @@ from jaxtyping import Array, Float
 def group_moments(
     x: Float[Array, "b *s c"], num_groups: int
 ) -> tuple[Float[Array, "b *s c"], Float[Array, "b *s c"]]:
-    """Mean and variance of each channel's group, one per example, `[b 1 ... 1 c]`.
+    """float32 mean and variance of each channel's group and example, `[b 1 ... 1 c]`.
 
-    Two passes, so that a large mean does not cancel the variance. Space is reduced
-    before channels: the fast order for channels-last memory.
+    float32 inputs take two passes, so that a large mean does not cancel the variance.
+    In half precision one pass suffices, which also spares the gradient one: what
+    E[x^2] - E[x]^2 loses in float32 is less than the inputs lost when they were rounded.
+    Space is reduced before channels: the fast order for channels-last memory.
     """
     space = tuple(range(1, x.ndim - 1))
 
@@ -25,8 +27,11 @@ def group_moments(
         return repeated.reshape(len(x), *(1 for _ in space), c)
 
     c = x.shape[-1]
-    mu = mean(x)
-    return mu, mean(jnp.square(x - mu))
+    x32 = x.astype(jnp.float32)
+    mu = mean(x32)
+    if x.dtype in (jnp.bfloat16, jnp.float16):
+        return mu, jnp.maximum(mean(jnp.square(x32)) - jnp.square(mu), 0)
+    return mu, mean(jnp.square(x32 - mu))
 
 
 class GroupNorm(nn.Module):
@@ -59,7 +64,8 @@ class GroupNorm(nn.Module):
             )
         scale = self.param("scale", nn.initializers.ones, (c,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (c,), self.param_dtype)
-        x32 = x.astype(jnp.float32)
-        mu, variance = group_moments(x32, self.num_groups)
-        y = (x32 - mu) * (lax.rsqrt(variance + self.epsilon) * scale) + bias
+        mu, variance = group_moments(x, self.num_groups)
+        y = (x.astype(jnp.float32) - mu) * (
+            lax.rsqrt(variance + self.epsilon) * scale
+        ) + bias
         return y.astype(self.dtype or x.dtype)

@@ -11,6 +11,15 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Shaped
 
 
+def platform() -> str:
+    """What is compiled for: "cpu", "gpu" or "tpu".
+
+    Of the mesh in context, whose devices need not exist here; else of this process.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def gathered(param: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """A parameter, whole on every device; its gradient is summed over all of them.
 
