@@ -8,6 +8,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from ldm_jax.nn.attention_on_cpu import attention_on_cpu
 from ldm_jax.nn.placement import platform
 
 # Above this size a device never holds its [b n l_q l_kv] float32 logits at once.
@@ -23,11 +24,13 @@ def attention(
 ) -> Float[Array, "b l n d"]:
     """`softmax(q k^T / sqrt(d)) v` for each of n heads; the softmax is float32.
 
-    One of four programs with the same result, chosen from device and shapes: cuDNN's
-    fused kernel where it applies, plain products while the logits are small, otherwise
-    a few heads at a time on a TPU, blocks of queries elsewhere. The latter two compute
-    the logits again in the backward pass.
+    One of five programs with the same result, chosen from device and shapes: on one CPU
+    `attention_on_cpu`, cuDNN's fused kernel where it applies, plain products while the
+    logits are small, otherwise a few heads at a time on a TPU, blocks of queries
+    elsewhere. The latter two compute the logits again in the backward pass.
     """
+    if platform() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1:
+        return attention_on_cpu(q, k, v)
     if _has_fused_kernel(q):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     b, length, n, _ = q.shape

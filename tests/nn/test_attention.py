@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.nn import attention as module
+from ldm_jax.nn import attention_on_cpu as cpu_module
 from ldm_jax.nn.attention import attention
 
 
@@ -24,38 +25,77 @@ def formula(q, k, v):
     return np.einsum("bnlm,bmnd->blnd", p / p.sum(-1, keepdims=True), v)
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def platform(request, monkeypatch):
+    """Programs of both kinds, run on a CPU."""
+    monkeypatch.setattr(module, "platform", lambda: request.param)
+    return request.param
+
+
+def limit_logits(monkeypatch, limit):
+    monkeypatch.setattr(cpu_module, "_MAX_LOGITS_BYTES", limit)
+    monkeypatch.setattr(module, "_MAX_LOGITS_BYTES", limit)
+
+
+def loss(q, k, v):
+    return jnp.square(attention(q, k, v)).sum()
+
+
 @pytest.mark.parametrize("context", [37, 5, 1])
+@pytest.mark.usefixtures("platform")
 def test_attention_is_softmax_of_scaled_products(context):
     q, k, v = inputs(37, context)
     expected = formula(*(np.asarray(x, np.float64) for x in (q, k, v)))
     np.testing.assert_allclose(attention(q, k, v), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("limit", [1, 10_000])
-def test_blocks_of_queries_change_neither_value_nor_gradient(monkeypatch, limit):
+@pytest.mark.parametrize("context", [37, 5])
+@pytest.mark.usefixtures("platform")
+def test_gradients_are_those_of_the_formula(context):
+    q, k, v = inputs(37, context)
+
+    def plain(q, k, v):
+        out = jax.nn.dot_product_attention(q, k, v, implementation="xla")
+        return jnp.square(out).sum()
+
+    expected = jax.jit(jax.grad(plain, (0, 1, 2)))(q, k, v)
+    for ours, theirs in zip(
+        jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v), expected, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+# On a CPU: one query of one head at a time, blocks of queries, one head, two of the six.
+@pytest.mark.parametrize("limit", [1, 4 * 37 * 10, 4 * 37 * 37, 2 * 4 * 37 * 37 + 5])
+@pytest.mark.usefixtures("platform")
+def test_blocks_change_neither_value_nor_gradient(monkeypatch, limit):
     q, k, v = inputs(37, 37)  # a prime length: the last block is padded
-
-    def loss(q, k, v):
-        return jnp.square(attention(q, k, v)).sum()
-
     whole = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(q, k, v)
-    monkeypatch.setattr(module, "_MAX_LOGITS_BYTES", limit)
+    limit_logits(monkeypatch, limit)
     blocks = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(q, k, v)
     for a, b in zip(jax.tree.leaves(blocks), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("platform")
 def test_blocks_never_hold_all_logits(monkeypatch):
-    monkeypatch.setattr(module, "_MAX_LOGITS_BYTES", 2**16)
+    limit_logits(monkeypatch, 2**16)
     q = jax.ShapeDtypeStruct((1, 1024, 1, 8), jnp.float32)
-
-    def loss(q):
-        return attention(q, q, q).sum()
-
-    memory = jax.jit(jax.grad(loss)).lower(q).compile().memory_analysis()
+    memory = jax.jit(jax.grad(loss)).lower(q, q, q).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * 1024**2 / 4
 
 
+def test_heads_are_not_taken_one_by_one_where_several_devices_share_them():
+    q = jax.ShapeDtypeStruct((8, 64, 4, 8), jnp.float32)
+    alone = jax.jit(attention).lower(q, q, q).as_text()
+    mesh = jax.sharding.Mesh(jax.devices(), ("data",))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        together = jax.jit(attention).lower(q, q, q).as_text()
+    assert "8x4x64x8" in alone.replace("32x64x8", "8x4x64x8")
+    assert "32x64x8" not in together
+
+
+@pytest.mark.usefixtures("platform")
 def test_softmax_is_float32_for_bfloat16_inputs():
     q, k, v = inputs(37, 64, jnp.bfloat16)
     out = attention(q, k, v)
