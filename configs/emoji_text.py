@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs.autoencoder import emoji_kl_f4
 from configs.parts import conditioners, latent_diffusion
 
-NUM_STEPS = 6000
+NUM_STEPS = 5000
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -33,8 +33,8 @@ def get_config(arg: str = "") -> ConfigDict:
         conditioner=conditioners.minilm(drop_rate=0.1),
         tokenizer=conditioners.minilm_tokenizer(),
         beta_end=0.0195,
-        batch_size=32,
-        learning_rate=1e-3,
+        batch_size=16,
+        learning_rate=8e-4,
         num_steps=NUM_STEPS,
     )
     config.autoencoder.checkpoint = "runs/emoji_kl_f4_long"
@@ -53,8 +53,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "ema_decay": 0.999,
             "init": "unit_gain",
             "log_every": 50,
-            "preview_every": 1000,
-            "evaluate_every": 500,
+            "preview_every": 0,
+            "evaluate_every": 1000,
             "checkpoint_every": 250,
         }
     )
