@@ -25,7 +25,7 @@ from tests.published_models import config_of, narrow
 from tests.test_conditioned_runs import write_first_stage
 from tests.test_published_training import random_like
 from tools.tasks import __main__ as command
-from tools.tasks import drawing, measuring, statistics
+from tools.tasks import drawing, losses, measuring, statistics
 from tools.tasks.held_out import HeldOut, draw, held_out
 from tools.tasks.statistics import Categories
 from tools.tasks.table import TASKS
@@ -129,11 +129,11 @@ def test_a_task_learns_from_its_data_and_reads_its_condition(
         after, metrics = step(state, {"autoencoder": params}, latents | batch)
         return after.replace(step=np.int32(0)), float(metrics["loss"])
 
-    losses = []
+    history = []
     for _ in range(12):
         state, loss = stepped(state, batch)
-        losses.append(loss)
-    assert losses[-1] < 0.9 * losses[0]
+        history.append(loss)
+    assert history[-1] < 0.9 * losses[0]
     of_others = {field: np.roll(value, 1, axis=0) for field, value in batch.items()}
     assert stepped(state, of_others)[1] != stepped(state, batch)[1]
 
@@ -201,6 +201,9 @@ def test_a_task_trains_and_draws_what_it_is_told(name, workdirs, index, tmp_path
     )
     assert late < early
     check_measured(name, made, index, tmp_path / "grid.png")
+    if TASKS[name].is_guided:
+        own = losses.with_and_without(made(name), count=4)
+        assert len(set(own.values())) == 3 and np.isfinite(list(own.values())).all()
     pictures = held_out(ldm_jax.load(made(name)), made(name), 1)
     for flag in TASKS[name].flags(pictures, tmp_path):
         value = flag.partition("=")[2]
@@ -286,7 +289,10 @@ def test_tables_hold_every_figure():
     row = {"loss": 0.5, "loss without": 0.625, "minutes": 2.0, "minutes without": 3.0}
     values = {"without": 0.1, "scale 1": 0.25, "first stage": 0.75, "bicubic": 0.5}
     row |= {"steps": 600, "statistics": {"overlap": values}, "change": 4.25}
-    row["own losses"] = {"given": 0.5, "null": 0.55}
+    row["own losses"] = {"given": 0.5, "another's": 0.525, "null": 0.55}
     text = command.as_markdown({"semantic": row})
-    assert "| semantic | 600 | 0.5000 | 0.6250 | -20.0% | +10.0% | 2.0 + 3.0 |" in text
+    assert (
+        "| semantic | 600 | 0.5000 | 0.6250 | -20.0% | +5.0% / +10.0% | 2.0 + 3.0 |"
+        in text
+    )
     assert "| overlap | 0.1 | 0.25 |  | 0.75 | bicubic: 0.5 | 4.2 levels |" in text

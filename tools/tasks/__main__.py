@@ -147,7 +147,7 @@ def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         (
             "| task | steps | held-out loss | without the condition | difference | "
-            "the same model, told nothing | minutes |"
+            "the same model, told another's / nothing | minutes |"
         ),
         "|---|---|---|---|---|---|---|",
     ]
@@ -177,8 +177,11 @@ def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _own(losses: Mapping[str, float] | None) -> str:
-    """How much more a model's loss is without its condition, where it can be left out."""
-    return f"{losses['null'] / losses['given'] - 1:+.1%}" if losses else ""
+    """How much more a model's loss is with another condition, and with none at all."""
+    if not losses:
+        return ""
+    changes = [losses[name] / losses["given"] - 1 for name in ("another's", "null")]
+    return " / ".join(f"{change:+.1%}" for change in changes)
 
 
 def _number(value: float | None) -> str:
