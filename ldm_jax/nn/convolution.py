@@ -1,10 +1,10 @@
 """Two-dimensional convolution with explicit padding and torch's initialisation.
 
-On the CPU it has its own gradient. XLA's CPU backend runs a convolution on its fast
+On the CPU it has its own programs. XLA's CPU backend runs a convolution on its fast
 kernels only in the layout NHWC x HWIO -> NHWC. The gradients that autodiff writes have
 permuted layouts; in straight-line code XLA transposes them into shape, inside a loop
 (gradient accumulation, say) it falls back to naive code that is 10 to 100 times slower.
-`_input_gradient` and `_kernel_gradient` are the same sums written in the fast layout.
+`convolution_on_cpu` has the same sums in the fast layout, or as products of matrices.
 What a program traced on a CPU for another platform gets is autodiff's gradient.
 """
 
@@ -20,10 +20,10 @@ from jax import lax
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
+from ldm_jax.nn import convolution_on_cpu as on_cpu
 from ldm_jax.nn import initializers
+from ldm_jax.nn.convolution_on_cpu import Padding
 from ldm_jax.nn.placement import gathered, platform
-
-Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _plain_convolution = functools.partial(
     lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -49,19 +49,25 @@ def convolve(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _cpu_convolution(x, kernel, stride, padding):
-    return _plain_convolution(x, kernel, (stride, stride), padding)
+    def as_it_is(x, kernel):
+        return _plain_convolution(x, kernel, (stride, stride), padding)
+
+    if not on_cpu.has_fewer_pixels_than_channels(x, kernel):
+        # Plain, so that policies of rematerialisation know it for a convolution.
+        return as_it_is(x, kernel)
+    fast_on_cpu = functools.partial(on_cpu.product, stride=stride, padding=padding)
+    return lax.platform_dependent(x, kernel, cpu=fast_on_cpu, default=as_it_is)
 
 
 def _forward(x, kernel, stride, padding):
-    # Plain, so that policies of rematerialisation know it for a convolution.
-    return _plain_convolution(x, kernel, (stride, stride), padding), (x, kernel)
+    return _cpu_convolution(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(stride, padding, residuals, g):
     def fast_on_cpu(x, kernel, g):
         return (
-            _input_gradient(kernel, g, x.shape[1:3], stride, padding),
-            _kernel_gradient(x, g, kernel.shape[:2], stride, padding),
+            on_cpu.input_gradient(kernel, g, x.shape[1:3], stride, padding),
+            on_cpu.kernel_gradient(x, g, kernel.shape[:2], stride, padding),
         )
 
     def autodiff(x, kernel, g):
@@ -76,34 +82,6 @@ def _backward(stride, padding, residuals, g):
 
 
 _cpu_convolution.defvjp(_forward, _backward)
-
-
-def _input_gradient(kernel, g, size, stride, padding):
-    """Each output pixel's gradient, spread over the window that it was computed from."""
-    full = []
-    for axis in (0, 1):
-        low = kernel.shape[axis] - 1 - padding[axis][0]
-        spread = (g.shape[1 + axis] - 1) * stride
-        full.append((low, size[axis] - 1 - spread + padding[axis][0]))
-    flipped = kernel[::-1, ::-1].swapaxes(2, 3)  # [kh kw d c]
-    return _plain_convolution(g, flipped, (1, 1), full, lhs_dilation=(stride, stride))
-
-
-def _kernel_gradient(x, g, size, stride, padding):
-    """The input correlated with the output's gradient; the batch is what is summed."""
-    window = []
-    for axis in (0, 1):
-        low = padding[axis][0]
-        reach = (g.shape[1 + axis] - 1) * stride + size[axis]
-        window.append((low, reach - x.shape[1 + axis] - low))
-    correlation = _plain_convolution(
-        x.transpose(3, 1, 2, 0),  # [c h w b]
-        g.transpose(1, 2, 0, 3),  # [h2 w2 b d]
-        (1, 1),
-        window,
-        rhs_dilation=(stride, stride),
-    )
-    return correlation.transpose(1, 2, 0, 3)  # [c kh kw d] -> [kh kw c d]
 
 
 class Conv(nn.Module):

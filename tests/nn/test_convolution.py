@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_jax.nn import convolution_on_cpu as on_cpu
 from ldm_jax.nn.convolution import Conv, _plain_convolution, convolve
 from ldm_jax.nn.dense import Dense
 
@@ -46,25 +47,37 @@ def test_convolution_matches_torch(kernel_size, stride, padding, torch_padding, 
     np.testing.assert_allclose(ours, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("size", [(8, 10), (7, 9)])
+FORMS = {
+    "a_correlation": {},
+    "one_product": {"_MIN_CHANNELS": 1},
+    "a_product_for_each_offset": {"_MAX_WINDOWS_BYTES": 0, "_MIN_CHANNELS_OF_LARGE": 1},
+    "products_throughout": {"has_fewer_pixels_than_channels": lambda x, kernel: True},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("kernel_size", "stride", "padding"),
+    ("kernel_size", "stride", "padding", "channels"),
     [
-        (3, 1, ((1, 1), (1, 1))),
-        (3, 2, ((1, 1), (1, 1))),
-        (3, 2, ((0, 1), (0, 1))),
-        (4, 2, ((1, 1), (1, 1))),
-        (4, 1, ((1, 1), (1, 1))),
-        (1, 1, ((0, 0), (0, 0))),
-        (3, 1, ((0, 2), (3, 0))),
+        (3, 1, ((1, 1), (1, 1)), (3, 5)),
+        (3, 1, ((1, 1), (1, 1)), (5, 3)),
+        (3, 1, ((1, 1), (1, 1)), (4, 4)),
+        (3, 2, ((1, 1), (1, 1)), (5, 3)),
+        (3, 2, ((0, 1), (0, 1)), (3, 5)),
+        (4, 2, ((1, 1), (1, 1)), (3, 5)),
+        (4, 1, ((1, 1), (1, 1)), (5, 3)),
+        (1, 1, ((0, 0), (0, 0)), (5, 3)),
+        (3, 1, ((0, 2), (3, 0)), (5, 3)),
     ],
 )
-def test_gradients_written_for_the_cpu_equal_autodiff(
-    kernel_size, stride, padding, size
+def test_programs_written_for_the_cpu_equal_autodiff(
+    monkeypatch, form, kernel_size, stride, padding, channels
 ):
+    for name, value in FORMS[form].items():
+        monkeypatch.setattr(on_cpu, name, value)
     keys = jax.random.split(jax.random.key(0), 2)
-    x = jax.random.normal(keys[0], (2, *size, 3))
-    kernel = jax.random.normal(keys[1], (kernel_size, kernel_size, 3, 5))
+    x = jax.random.normal(keys[0], (2, 7, 10, channels[0]))
+    kernel = jax.random.normal(keys[1], (kernel_size, kernel_size, *channels))
 
     @jax.jit
     def gradients(x, kernel):
@@ -80,6 +93,30 @@ def test_gradients_written_for_the_cpu_equal_autodiff(
     for ours, plain in zip(*gradients(x, kernel), strict=True):
         assert ours.shape == plain.shape
         np.testing.assert_allclose(ours, plain, atol=1e-5 * np.abs(plain).max())
+
+
+def convolutions_of(x_shape, kernel_shape):
+    """How many convolutions are left in a CPU's program of output and gradients."""
+
+    def loss(x, kernel):
+        return jnp.square(convolve(x, kernel, padding=((1, 1), (1, 1)))).sum()
+
+    shapes = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (x_shape, kernel_shape))
+    program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*shapes).as_text()
+    return program.count("stablehlo.convolution(")
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "kernel_shape", "expected"),
+    [
+        ((1, 8, 8, 896), (3, 3, 896, 896), 0),  # few pixels: products throughout
+        ((1, 64, 64, 224), (3, 3, 224, 224), 2),  # for the kernel nine products
+        ((16, 16, 16, 64), (3, 3, 64, 64), 2),  # for the kernel one product
+        ((8, 64, 64, 16), (3, 3, 16, 16), 3),  # narrow: convolutions throughout
+    ],
+)
+def test_the_form_follows_from_the_shape(x_shape, kernel_shape, expected):
+    assert convolutions_of(x_shape, kernel_shape) == expected
 
 
 def test_gradients_in_a_loop_are_in_the_layout_of_the_fast_kernels():
