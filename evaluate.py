@@ -107,7 +107,10 @@ def main() -> None:
     options = settings(given[0])
     # After the flags, so that --help and a mistyped flag answer at once.
     from ldm_jax.evaluating import command
+    from ldm_jax.features.search import cache_dir
+    from ldm_jax.training import compilation
 
+    compilation.enable_compilation_cache(cache_dir() / "compiled")
     print(command.COMMANDS[given[0]](options))
 
 

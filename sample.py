@@ -162,8 +162,11 @@ CONDITIONS = {
 def main() -> None:
     # After the flags, so that --help and a mistyped flag answer at once.
     import ldm_jax
+    from ldm_jax.features.search import cache_dir
     from ldm_jax.sample_outputs import write_layouts, write_pictures
+    from ldm_jax.training import compilation
 
+    compilation.enable_compilation_cache(cache_dir() / "compiled")
     settings = _settings()
     model = ldm_jax.load(CHECKPOINT.value, step=STEP.value, ema=not NO_EMA.value)
     _check_conditioning(model)

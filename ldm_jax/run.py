@@ -24,6 +24,7 @@ from ldm_jax import (
 )
 from ldm_jax import config as config_lib
 from ldm_jax.evaluating import during_training
+from ldm_jax.features.search import cache_dir
 from ldm_jax.latent_diffusion import measure_latent_scale
 from ldm_jax.recording import make_recorder
 from ldm_jax.rng import named_key
@@ -74,7 +75,7 @@ def _train_alone(
     config: ConfigDict, workdir: Path, devices: Sequence[Any] | None
 ) -> None:
     """As the only run in the folder."""
-    compilation.enable_compilation_cache(_cache_dir())
+    compilation.enable_compilation_cache(cache_dir() / "compiled")
     run = _open(config, workdir, devices)
     manager = checkpoints.open_checkpoints(
         workdir, max_to_keep=config.train.keep_checkpoints
@@ -266,10 +267,6 @@ def closing_all(*resources: Any) -> Iterator[None]:
         for resource in reversed(resources):
             stack.callback(resource.close)
         yield
-
-
-def _cache_dir() -> Path:
-    return Path.home() / ".cache" / "ldm_jax" / "compiled"
 
 
 def _report_corrupt(source: Any) -> None:
