@@ -17,7 +17,7 @@ from ldm_jax.latent_diffusion import LatentDiffusion
 from ldm_jax.model import Model
 from ldm_jax.nn.conditioning import Conditioning
 from ldm_jax.tasks.denoising import DenoisingLoss
-from tools.tasks.held_out import BATCH_SIZE, HeldOut
+from tools.tasks.held_out import BATCH_SIZE, HeldOut, held_out
 
 DRAWS = 8  # of noise and timesteps, for each picture
 
