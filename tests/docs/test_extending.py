@@ -2,14 +2,16 @@
 
 import json
 from contextlib import ExitStack, chdir
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 from documented_commands import blocks
 
-from ldm_jax import build_conditioner
+from ldm_jax import build_conditioner, run
 from ldm_jax.backbones import BACKBONES
 from ldm_jax.conditioners import CONDITIONERS
 from ldm_jax.data.datasets import DATASETS
@@ -28,6 +30,10 @@ def page(tmp_path_factory):
         for table in TABLES:
             restored.enter_context(mock.patch.dict(table))
         restored.enter_context(chdir(folder))
+        train = partial(
+            run.train, devices=jax.devices()[:1]
+        )  # of eight: slow to compile
+        restored.enter_context(mock.patch.object(run, "train", train))
         for line, language, body in blocks(PAGE.read_text("utf-8")):
             if language == "python":
                 code = "\n" * (line - 1) + body  # so that errors name the page's lines
