@@ -4,7 +4,7 @@ VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo tasks test test-slow test-full check faults fuzz docs notebooks clean
+.PHONY: demo tasks test test-slow test-full check faults fuzz docs notebooks bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python tools/demo.py --workdir=$(RUNS)
@@ -44,6 +44,10 @@ docs: $(VENV)/.docs-installed
 # All notebooks in their short versions; the files stay as they are.
 notebooks: $(VENV)/.notebooks-installed
 	$(BIN)/python -m tools.notebooks
+
+# Against torch on this machine: BENCHMARKS.md.
+bench: $(VENV)/.test-installed
+	$(BIN)/python -m benchmarks --suite=cpu --references=eager,channels_last
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ldm_jax needs Python 3.11 or newer: make PYTHON=python3.12")'
