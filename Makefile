@@ -4,7 +4,7 @@ VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo tasks test test-slow test-full check faults fuzz docs notebooks bench clean
+.PHONY: demo tasks test test-slow test-full check faults fuzz docs notebooks bench wheel clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python tools/demo.py --workdir=$(RUNS)
@@ -44,6 +44,13 @@ docs: $(VENV)/.docs-installed
 # All notebooks in their short versions; the files stay as they are.
 notebooks: $(VENV)/.notebooks-installed
 	$(BIN)/python -m tools.notebooks
+
+# dist/*.whl: commands, configs and assets inside; `tools` and tests stay here.
+wheel: $(VENV)/bin/python
+	rm -rf build
+	$(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist .
+	rm -rf build
+	ls -l dist
 
 # Against torch on this machine: BENCHMARKS.md.
 bench: $(VENV)/.test-installed

@@ -4,7 +4,6 @@ Each runs the very file of the checkout, or the copy of it that a wheel carries.
 """
 
 import runpy
-import sys
 
 from ldm_jax import shipped
 
@@ -34,8 +33,11 @@ def app() -> None:
     _run("app")
 
 
+def doctor() -> None:
+    """Run `python -m ldm_jax.doctor`."""
+    runpy.run_module("ldm_jax.doctor", run_name="__main__", alter_sys=True)
+
+
 def _run(name: str) -> None:
-    root = str(shipped.root())
-    if root not in sys.path:  # config files import one another from there
-        sys.path.insert(0, root)
-    runpy.run_path(f"{root}/{name}.py", run_name="__main__")
+    shipped.make_configs_importable()
+    runpy.run_path(str(shipped.root() / f"{name}.py"), run_name="__main__")

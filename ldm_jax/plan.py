@@ -18,6 +18,7 @@ from ldm_jax.training.task import Task
 
 PyTree = Any
 
+ACTIVATIONS = "activations kept for the gradient"
 _FROZEN_ROLES = {"autoencoder": "first stage", "lpips": "LPIPS"}
 
 
@@ -102,26 +103,45 @@ def _flop_rows(config: ConfigDict, flops: float) -> list[tuple[str, str]]:
     ]
 
 
-def _memory_rows(
+def memory(config: ConfigDict) -> dict[str, int]:
+    """Bytes that a step needs on each device, by what for; `ACTIVATIONS` is one of them.
+
+    Raises:
+      ValueError: one sentence if the config cannot be built on these devices.
+    """
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    experiment = build.experiment(config)
+    state = jax.eval_shape(run.create_fn(config, experiment), jax.random.key(0))
+    shardings = sharding.infer_shardings(state, mesh)
+    conditioner = experiment.ldm.conditioner if experiment.ldm else None
+    batch = build.example_batch(config, config.train.batch_size, conditioner)
+    frozen = frozen_shapes(config, experiment)
+    return _memory_parts(config, experiment, state, shardings, frozen, batch)
+
+
+def _memory_rows(*described: Any) -> list[tuple[str, str]]:
+    parts = _memory_parts(*described)
+    rows = [(f"memory: {name}", _mib(size)) for name, size in parts.items()]
+    return [*rows, ("memory: sum for each device", _mib(sum(parts.values())))]
+
+
+def _memory_parts(
     config: ConfigDict,
     experiment: build.Experiment,
     state: Any,
     shardings: PyTree,
     frozen: PyTree,
     batch: PyTree,
-) -> list[tuple[str, str]]:
+) -> dict[str, int]:
     kept = _residual_bytes(config, experiment, state, frozen, batch)
-    num_devices = len(jax.devices())
-    parts = {
+    return {
         "parameters": _device_bytes(state.params, shardings.params),
         "EMA": _device_bytes(state.ema, shardings.ema),
         "optimizer": _device_bytes(state.opt_state, shardings.opt_state),
         "gradients": _device_bytes(state.params, shardings.params),
         "frozen networks": trees.num_bytes(frozen),
-        "activations kept for the gradient": kept // num_devices,
+        ACTIVATIONS: kept // len(jax.devices()),
     }
-    rows = [(f"memory: {name}", _mib(size)) for name, size in parts.items()]
-    return [*rows, ("memory: sum for each device", _mib(sum(parts.values())))]
 
 
 def _residual_bytes(config, experiment, state, frozen, batch) -> int:

@@ -4,6 +4,7 @@ In a git checkout they lie beside the package; a wheel carries a copy of them in
 `ldm_jax/checkout/` (setup.py puts it there). Nothing else need know which of the two.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def config_path(path: str) -> str:
     if not Path(file).is_file() and file and (root() / file).is_file():
         return str(root() / path)
     return path
+
+
+def make_configs_importable() -> None:
+    """Config files import one another as `configs.*`, which lies under the root."""
+    if str(root()) not in sys.path:
+        sys.path.insert(0, str(root()))
 
 
 def with_config_paths(argv: Sequence[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""What this machine has for ldm_jax, and what it lacks: python -m ldm_jax.doctor."""
