@@ -22,14 +22,24 @@ from ldm_jax.tasks.denoising import DenoisingLoss
 
 Section = Mapping[str, Any]
 
+# Tables hold a float64 for each; the published models have 1000.
+MAX_TIMESTEPS = 1_000_000
+
 
 def process(section: Section) -> tuple[Schedule, Prediction]:
     """The noise levels and what the backbone outputs at them.
 
     Raises:
-      ValueError: an unknown name or field, or eps on a schedule that ends in pure noise.
+      ValueError: an unknown name or field, a number of timesteps out of range, or eps on
+        a schedule that ends in pure noise.
     """
     fields = dict(section["schedule"])
+    num_timesteps = fields.get("num_timesteps", 1000)
+    if isinstance(num_timesteps, int) and not 1 <= num_timesteps <= MAX_TIMESTEPS:
+        raise ValueError(
+            f"config.diffusion.schedule.num_timesteps is {num_timesteps}: give 1 to "
+            f"{MAX_TIMESTEPS:,}"
+        )
     is_rescaled = fields.pop("zero_terminal_snr", False)
     schedule = from_table(SCHEDULES, fields, "diffusion.schedule")
     if is_rescaled:

@@ -135,3 +135,13 @@ def test_unknown_names_and_fields_end_in_a_sentence(field):
     section[field].nothing = 1
     with pytest.raises(ValueError, match=rf"config.diffusion.{field} does not fit"):
         loss_of(section)
+
+
+@pytest.mark.parametrize("number", [0, -5, 2**31])
+def test_impossible_numbers_of_timesteps_are_refused_before_tables_are_made(number):
+    section = tiny_config().diffusion
+    section.schedule.num_timesteps = number
+    with pytest.raises(
+        ValueError, match=f"num_timesteps is {number}: give 1 to 1,000,"
+    ):
+        build_diffusion.process(section)
