@@ -93,20 +93,18 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
     ]
 
 
-def cycles(text: str) -> tuple[int, int]:
-    """The TPU compiler's estimate of a call's cycles; zeros if it made none.
+def cycles(text: str) -> int:
+    """The TPU compiler's estimate of a call's cycles; 0 if it made none.
 
-    Returns:
-      With every loop taken as often as it runs, and with every loop taken once, as in
-      XLA's cost analysis. Exchanges between devices are not in either.
+    Loops count as often as they run. Exchanges between devices and copies from and to
+    memory that run beside the computation are not in it.
     """
     computations = _parse(text)
-    total = once = 0.0
+    total = 0.0
     for name, times in _runs(computations).items():
         found = (_CYCLES.findall(line) for line in computations[name])
-        own = sum(int(number) for numbers in found for number in numbers)
-        total, once = total + times * own, once + min(times, 1) * own
-    return round(total), round(once)
+        total += times * sum(int(number) for numbers in found for number in numbers)
+    return round(total)
 
 
 def _parse(text: str) -> dict[str, list[str]]:

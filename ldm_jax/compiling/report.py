@@ -35,10 +35,10 @@ class Report:
       xla_flops: XLA's count, elementwise work included but loops taken once; None if the
         compiler stopped.
       collectives: exchanges between devices, by kind.
-      optimal_seconds: XLA's estimate, loops taken once; None if it made none.
-      seconds: the same with loops as long as they are. XLA's estimate scaled by the
-        compiler's cycles with and without repetition; these cycles alone where XLA's
-        estimate is none.
+      optimal_seconds: XLA's cost analysis, which takes loops once and has no number for
+        some fusions; None if it has none for the whole.
+      seconds: the compiler's cycles of all instructions, loops as long as they are, at
+        the chip's clock.
       exchange_seconds: the bytes sent over the bandwidth of all links together.
       compile_seconds: wall time.
     """
@@ -161,16 +161,12 @@ def _compiled_memory(compiled: jax.stages.Compiled, arguments: int) -> dict[str,
 def _seconds(
     compiled: jax.stages.Compiled, text: str, topology: Topology
 ) -> tuple[float | None, float | None]:
-    """(XLA's estimate, the same with loops repeated)."""
+    """`optimal_seconds` and `seconds` of a report."""
     if topology.chip is None:
         return None, None
-    analysis = compiled.cost_analysis() or {}
-    optimal = analysis.get("optimal_seconds", 0.0)
-    total, once = hlo.cycles(text)
-    by_cycles = total / topology.chip.clock_hertz
-    if optimal <= 0:
-        return None, by_cycles or None
-    return optimal, optimal * total / once if once else optimal
+    optimal = (compiled.cost_analysis() or {}).get("optimal_seconds", 0.0)
+    seconds = hlo.cycles(text) / topology.chip.clock_hertz
+    return (optimal if optimal > 0 else None), seconds or None
 
 
 def _needed_bytes(message: str, arguments: int) -> int:
