@@ -87,7 +87,7 @@ def memory_by_devices(num_devices: int) -> Point:
     from ldm_jax.training import sharding
     from ldm_jax.training.compilation import peak_bytes
 
-    config = emoji_f4.get_config()
+    config: Any = emoji_f4.get_config()
     config.train.batch_size = 64
     mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
     traced = train_program(config, mesh, latents="cached").traced

@@ -99,8 +99,8 @@ def _loaded(
 
 
 def variants(
-    setting: Setting, model: Any, make_call: Callable[[Any, Any], Callable[[], Any]]
-) -> dict[str, Callable[[], Any]]:
+    setting: Setting, model: Any, make_call: Callable[[Any, Any], Any]
+) -> dict[str, Any]:
     """A call for each reference of the setting: `make_call(model, memory_format)`.
 
     One set of weights serves all; memory order alone is changed from call to call, before

@@ -13,7 +13,7 @@ from benchmarks.networks import random_params
 from benchmarks.rows import Setting, Sides
 from ldm_jax.conditioners.clip_text import ClipText
 
-ENCODERS = {
+ENCODERS: dict[str, dict[str, Any]] = {
     "clip_vit_l": {"width": 768, "num_layers": 12, "num_heads": 12},
     "tiny": {"width": 32, "num_layers": 2, "num_heads": 4},
 }
@@ -34,7 +34,8 @@ def encode(setting: Setting, name: str, batch_size: int) -> Sides:
     params = jax.tree.map(lambda p: jnp.asarray(p, setting.dtype), host)
 
     def apply(params, batch):
-        return module.apply({"params": params}, batch).tokens
+        out: Any = module.apply({"params": params}, batch)
+        return out.tokens
 
     ours = compiled(jax.jit(apply), params, batch)
     return Sides(

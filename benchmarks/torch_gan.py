@@ -24,7 +24,8 @@ def lpips(params: Any) -> Any:
     with torch.no_grad():
         for name, conv in zip(vgg.CONV_NAMES, convs, strict=True):
             _set_conv(conv, params["vgg"][name])
-        for index, lin in enumerate(model.lins, start=1):
+        lins: Any = model.lins
+        for index, lin in enumerate(lins, start=1):
             head = torch.from_numpy(np.array(params["heads"][f"head_{index}"]))
             lin.model[1].weight.copy_(head[None, :, None, None])
     return model.eval().requires_grad_(False)

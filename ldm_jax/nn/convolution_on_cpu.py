@@ -35,7 +35,9 @@ def product(
     padding: Padding,
 ) -> Float[Array, "b h2 w2 d"]:
     """The convolution as one product of all windows and the kernel."""
-    windows = jnp.concatenate(_windows(x, kernel.shape[:2], stride, padding), axis=-1)
+    windows = jnp.concatenate(
+        _windows(x, (kernel.shape[0], kernel.shape[1]), stride, padding), axis=-1
+    )
     out = windows.reshape(-1, windows.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
     return out.reshape(*windows.shape[:3], -1)
 
