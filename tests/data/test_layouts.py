@@ -245,3 +245,9 @@ def test_a_drawn_layout_has_a_frame_round_every_box():
     assert not coloured[:30].any() and not coloured[100:].any()
     under = np.zeros((64, 64, 3), np.uint8)
     assert (draw_layout(layout, 128, (), under)[:30] == 0).all()
+
+
+@pytest.mark.parametrize("number", [0, 2**31])
+def test_impossible_numbers_of_objects_are_refused(number):
+    with pytest.raises(ValueError, match=f"no layout of {number} objects.*1 to 10000"):
+        LayoutVocabulary(8, number)

@@ -24,6 +24,9 @@ from ldm_jax.data.layouts.boxes import (
     mirrored,
 )
 
+# A number beyond this is a mistake, and its tokens might fill the memory.
+MAX_OBJECTS = 10_000
+
 
 @dataclass(frozen=True)
 class LayoutVocabulary:
@@ -35,7 +38,7 @@ class LayoutVocabulary:
 
     Attributes:
       num_classes: of the source.
-      max_objects: rows of three tokens.
+      max_objects: rows of three tokens, `MAX_OBJECTS` at most.
       vocab_size: number of ids.
       encode_crop: boxes in coordinates of the whole picture, and two more tokens for
         the corners of the crop; False: boxes in coordinates of the crop, cut off at its
@@ -44,7 +47,7 @@ class LayoutVocabulary:
         () for none. They keep their value whichever are left out.
 
     Raises:
-      ValueError: if there are more class tokens than ids.
+      ValueError: if there are more class tokens than ids, or too many objects or none.
     """
 
     num_classes: int
@@ -56,11 +59,11 @@ class LayoutVocabulary:
     def __post_init__(self) -> None:
         if unknown := set(self.flags) - set(FLAGS):
             raise ValueError(f"tokenizer.flags has {min(unknown)!r}: choose of {FLAGS}")
-        if self.num_classes < 1 or self.max_objects < 1:
+        if self.num_classes < 1 or not 1 <= self.max_objects <= MAX_OBJECTS:
             raise ValueError(
-                f"a layout of {self.max_objects} objects of {self.num_classes} classes "
-                "has nothing to tell: give a source with classes, and max_objects of 1 "
-                "or more"
+                f"there is no layout of {self.max_objects} objects of {self.num_classes} "
+                "classes: give a source with classes, and max_objects from 1 to "
+                f"{MAX_OBJECTS}"
             )
         highest = sum(2**bit for bit, flag in enumerate(FLAGS) if flag in self.flags)
         needed = self.num_classes * (highest + 1) + 1
