@@ -1,6 +1,7 @@
 """Time this library against torch on this machine.
 
 python -m benchmarks --suite=cpu [--rows=U-Net] [--references=eager,channels_last]
+taskset -c 0 python -m benchmarks --clock=cpu     # one core, beside other work
 python -m benchmarks --suite=gpu --device=gpu --dtype=bfloat16 --references=compile
 python -m benchmarks.growth
 
@@ -15,7 +16,16 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks.rows import REFERENCES, Case, Row, Setting, rows_of, table, write_json
+from benchmarks.rows import (
+    CLOCKS,
+    REFERENCES,
+    Case,
+    Row,
+    Setting,
+    rows_of,
+    table,
+    write_json,
+)
 from benchmarks.timing import alternate, medians
 
 DTYPES = ("float32", "bfloat16")
@@ -35,7 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     from benchmarks import machine
     from benchmarks.suites import SUITES
 
-    setting = Setting(options.device, options.dtype, references, options.seconds)
+    setting = Setting(
+        options.device, options.dtype, references, options.seconds, options.clock
+    )
     about = machine.describe()
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     rows: list[Row] = []
@@ -59,7 +71,8 @@ def measure(case: Case, setting: Setting) -> list[Row]:
     try:
         sides = case.make(setting)
         calls = {"ours": sides.ours, **sides.references}
-        taken = alternate(calls, seconds=setting.seconds, clock=sides.clock)
+        clock = sides.clock or CLOCKS[setting.clock]
+        taken = alternate(calls, seconds=setting.seconds, clock=clock)
     except (ImportError, FileNotFoundError, MemoryError) as error:
         return [Row(case.name, skipped=str(error).splitlines()[0])]
     finally:
@@ -94,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "--references", default="eager", help=f"of {','.join(REFERENCES)}; '' for none"
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="for each row")
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser
 

@@ -20,14 +20,18 @@ class Setting:
       dtype: of the compute, "float32" or "bfloat16".
       references: which of REFERENCES to time.
       seconds: of rounds for each row.
+      clock: "wall", or "cpu" for the CPU seconds of all threads: on one core, by
+        `taskset -c 0`, they tell sides apart even beside other work.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     references: tuple[str, ...] = ("eager",)
     seconds: float = 10.0
+    clock: str = "wall"
 
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 # torch as it comes, in memory order NHWC, and compiled in that order.
 REFERENCES = ("eager", "channels_last", "compile")
 
@@ -43,7 +47,7 @@ class Sides:
       unit: what is counted, such as "images".
       peak_bytes: device memory of our compiled program, if it is known.
       compile_seconds: what compiling it took, from a cache or not.
-      clock: of the seconds, `time.process_time` for those of a core.
+      clock: of the seconds; None for the setting's.
     """
 
     ours: Call
@@ -52,7 +56,7 @@ class Sides:
     unit: str = "calls"
     peak_bytes: int | None = None
     compile_seconds: float | None = None
-    clock: Callable[[], float] = time.perf_counter
+    clock: Callable[[], float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

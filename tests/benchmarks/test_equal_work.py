@@ -62,6 +62,7 @@ def test_train_steps_of_the_unet_lead_to_the_same_losses():
     assert losses[3, 0] < 0.9 * losses[0, 0]
 
 
+@pytest.mark.slow
 def test_train_steps_of_the_first_stage_lead_to_the_same_losses():
     pytest.importorskip("lpips")
     sides = training(SETTING, "tiny", 2, 32)
