@@ -41,7 +41,7 @@ def config_for(source: str, workdir: Path):
 
     config = tiny_ldm.get_config("kl")
     config.autoencoder.checkpoint = "autoencoder"
-    config.backbone.update({"channel_mult": (1,), "attention_resolutions": ()})
+    config.backbone.update({"channel_mult": (1,), "attention_resolutions": (1,)})
     config.backbone.update({"attention": "transformer", "dropout": 0.0})
     config.conditioner = conditioners.token_transformer(
         embed_dim=8, num_layers=1, vocab_size=900, max_length=14
