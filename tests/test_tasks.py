@@ -210,6 +210,7 @@ def test_a_task_trains_and_draws_what_it_is_told(name, workdirs, index, tmp_path
         assert value and (not value.startswith("/") or Path(value).is_file())
 
 
+@pytest.mark.slow
 def test_sample_py_draws_what_the_model_draws_of_the_same_held_out_condition(
     workdirs, tmp_path
 ):
