@@ -21,7 +21,7 @@ from ldm_jax import sampling_inputs as inputs
 from ldm_jax.arrays import image_to_pixels, pixels_to_image
 from ldm_jax.data.layouts import Layout
 from ldm_jax.latent_diffusion import LatentDiffusion
-from ldm_jax.sample_fn import Wrap, make_sample_fn
+from ldm_jax.sample_fn import Wrap, jit_sample_fn, make_sample_fn
 from ldm_jax.samplers.masked import Known
 from ldm_jax.sampling_batches import Request, draw_in_batches
 from ldm_jax.tiling import Tiling
@@ -45,6 +45,8 @@ class Model:
       class_names: names by class label; empty without classes.
       tokenizer: text to token ids; None for a model without text.
       step: training steps done.
+      make_program: makes what draws a batch, of the parts and options of
+        `make_sample_fn`; `stepwise.make_program` is another such function.
     """
 
     config: ConfigDict
@@ -53,6 +55,7 @@ class Model:
     class_names: tuple[str, ...] = ()
     tokenizer: Any = None
     step: int = 0
+    make_program: Callable[..., Callable] = jit_sample_fn
 
     @property
     def conditioning_fields(self) -> tuple[str, ...]:
@@ -291,7 +294,7 @@ class Model:
     ) -> Callable:
         key = (sampler, batch_size, latent_size, tiling, resamplings)
         if key not in self._programs:
-            sample_fn = make_sample_fn(
+            self._programs[key] = self.make_program(
                 self.ldm,
                 build.sampler({"name": sampler}),
                 batch_size=batch_size,
@@ -300,7 +303,6 @@ class Model:
                 tiling=tiling,
                 num_resamplings=resamplings,
             )
-            self._programs[key] = jax.jit(sample_fn)
         return self._programs[key]
 
     def _decode_chunk_size(

@@ -10,7 +10,7 @@ L0 = {"arrays", "lazy_array", "rng", "trees"}
 L0 |= {"safe_pickle", "shipped", "stored_tensor", "torch_archive"}
 L1 = {"diffusion", "nn", "training"}
 L2 = {"autoencoders", "backbones", "conditioners", "adversarial", "features"}
-L3 = {"samplers", "guidance", "tiling", "latent_diffusion", "sample_fn"}
+L3 = {"samplers", "guidance", "tiling", "latent_diffusion", "sample_fn", "stepwise"}
 L4 = {"tasks", "evaluation", "interop"}
 COMPOSITION = {
     "__init__",
@@ -39,6 +39,7 @@ COMPOSITION = {
     "run_hooks",
     "run_step",
     "recording",
+    "released",
     "replay",
     "sections",
     "sample_outputs",
@@ -54,7 +55,8 @@ ALLOWED = (
     | {"samplers": L0 | {"diffusion"}, "guidance": L0 | {"diffusion"}}
     | {"tiling": L0 | {"diffusion"}}
     | {"latent_diffusion": L0 | L2 | {"diffusion", "nn", "tiling"}}
-    | {"sample_fn": L0 | {"diffusion", "nn"} | (L3 - {"sample_fn"})}
+    | {"sample_fn": L0 | {"diffusion", "nn"} | (L3 - {"sample_fn", "stepwise"})}
+    | {"stepwise": L0 | {"diffusion", "nn"} | L3}
     | dict.fromkeys(L4, L0 | {"diffusion", "nn"} | L2 | L3)
 )
 ALLOWED["data"] = {"shipped"}
