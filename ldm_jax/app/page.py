@@ -1,7 +1,7 @@
 """The page itself, in Gradio."""
 
-# A ConfigDict's fields are dynamic.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# Gradio is an extra.
+# pyright: reportMissingImports=false
 
 import html
 import random
