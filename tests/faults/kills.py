@@ -44,7 +44,7 @@ def kill_at_random_times(
         share = (index + generator.random()) / num_kills
         first = 1 + int(share * (NUM_STEPS - 3 * EVERY))
         with lab.train(stage, workdir, num_processes=num_processes) as group:
-            _wait(workdir, group, first, in_save=index % 2 == 1)
+            _wait(workdir, group, first, in_save=index % 2 == 0)
             time.sleep(generator.uniform(0, 0.1))
             for process in generator.sample(group, len(group)):
                 process.send(signal.SIGKILL)
