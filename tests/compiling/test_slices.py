@@ -16,6 +16,7 @@ from ldm_jax.compiling import report
 from ldm_jax.compiling.description import describe
 from ldm_jax.compiling.programs import Program, train_program
 from ldm_jax.compiling.topology import CHIPS, open_topology
+from ldm_jax.nn.dense import Dense
 from ldm_jax.training import sharding
 
 pytestmark = pytest.mark.skipif(
