@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs.autoencoder import emoji_kl_f4
 from configs.parts import conditioners, latent_diffusion
 
-NUM_STEPS = 5000
+NUM_STEPS = 7000
 
 
 def get_config(arg: str = "") -> ConfigDict:
