@@ -88,7 +88,8 @@ def report(error: BaseException) -> int:
     elif is_mistake and ("\n" not in str(error).strip() or isinstance(error, OSError)):
         # A lost process is no mistake: the run is to be started again.
         is_lost = isinstance(error, ChildProcessError)
-        sentence, code = str(error), 3 if is_lost else 2
+        sentence = " ".join(line.strip() for line in str(error).splitlines())
+        code = 3 if is_lost else 2
     else:
         traceback.print_exception(error)
         return 1

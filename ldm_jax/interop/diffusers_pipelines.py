@@ -188,6 +188,7 @@ def component_configs(pipeline: str, sections: Section) -> dict[str, dict[str, A
         ),
         "scheduler": scheduler_config(
             sections["diffusion"],
+            grid=sections.get("sampler", {}).get("grid", "leading"),
             steps_offset=int(is_stable),
             final="first" if is_stable else "clean",
         ),

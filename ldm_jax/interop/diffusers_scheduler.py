@@ -49,6 +49,9 @@ def diffusion_section(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"schedule": schedule, "prediction": ours}
 
 
+_SPACINGS = ("leading", "linspace", "trailing")
+
+
 def sampler_section(config: Mapping[str, Any]) -> dict[str, Any]:
     """DDIM along the scheduler's own timesteps.
 
@@ -65,11 +68,17 @@ def sampler_section(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scheduler_config(
-    diffusion: Mapping[str, Any], *, steps_offset: int, final: str
+    diffusion: Mapping[str, Any],
+    *,
+    grid: str = "leading",
+    steps_offset: int,
+    final: str,
 ) -> dict[str, Any]:
     """A DDIMScheduler for the schedule and prediction of our `diffusion` section.
 
     Args:
+      grid: of `config.sampler`; of those that diffusers has no spacing for it gets the
+        nearest to the reference's own, "leading".
       steps_offset: added to every timestep; 1 in Stable Diffusion's folders, 0 in LDM's.
       final: "clean" or "first", as in `make_levels`.
 
@@ -94,7 +103,7 @@ def scheduler_config(
         "beta_schedule": _SCHEDULES[name],
         "prediction_type": _PREDICTIONS[prediction],
         "rescale_betas_zero_snr": bool(schedule.get("zero_terminal_snr", False)),
-        "timestep_spacing": "leading",
+        "timestep_spacing": grid if grid in _SPACINGS else "leading",
         "steps_offset": steps_offset,
         "set_alpha_to_one": final == "clean",
         "clip_sample": False,

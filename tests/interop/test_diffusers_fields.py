@@ -98,6 +98,13 @@ def test_a_noise_schedule_goes_in_and_out(config):
     assert diffusion_section(written, "") == section
 
 
+@pytest.mark.parametrize("grid", ["leading", "linspace", "trailing"])
+def test_a_grid_that_diffusers_knows_goes_in_and_out(grid):
+    section = diffusion_section(SCALED, "scheduler_config.json")
+    written = scheduler_config(section, grid=grid, steps_offset=0, final="clean")
+    assert sampler_section(written)["grid"] == grid
+
+
 def test_learned_variances_and_other_text_encoders_are_refused():
     with pytest.raises(ValueError, match="variance_type='learned_range'"):
         diffusion_section({"variance_type": "learned_range"}, "scheduler_config.json")
