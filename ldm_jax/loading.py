@@ -41,8 +41,8 @@ def load(
     config = config_lib.load(workdir / "config.json")
     if config.get("task") != "denoising":
         raise ValueError(
-            f"{workdir} holds a {config.get('task')} model, which draws no pictures: give "
-            "the workdir of a latent diffusion model"
+            f"{workdir} holds a first stage or a text encoder, which draws no pictures: "
+            "give the workdir of a latent diffusion model trained on it"
         )
     with config_lib.blaming(workdir / "config.json"):
         ldm = build.latent_diffusion(config, workdir)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 PyTree = Any
 
@@ -48,8 +47,7 @@ def num_elements(tree: PyTree) -> int:
 def num_bytes(tree: PyTree) -> int:
     """Bytes of a tree of arrays or shapes."""
     return sum(
-        math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize
-        for leaf in jax.tree.leaves(tree)
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
     )
 
 

@@ -285,4 +285,4 @@ def test_memory_of_tiles_stays_that_of_one_as_pictures_grow():
         tile = temporary_bytes(fn, 64, None)
         large = temporary_bytes(fn, 1024, tiling)
         assert large <= 2 * tile + 3 * output, fn
-        assert temporary_bytes(fn, 256, None) > 8 * tile  # what it would become
+        assert temporary_bytes(fn, 1024, None) > 8 * large  # what it would become

@@ -15,18 +15,17 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from nbformat import NotebookNode
+if TYPE_CHECKING:  # only where notebooks run, so that --help answers without the extra
+    from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 TIMEOUT = 3600  # seconds a cell
 
 
-def run(path: Path, parameters: Mapping[str, str]) -> NotebookNode:
+def run(path: Path, parameters: Mapping[str, str]) -> "NotebookNode":
     """Execute a notebook in the root of the repository.
 
     Args:
@@ -40,6 +39,9 @@ def run(path: Path, parameters: Mapping[str, str]) -> NotebookNode:
       CellExecutionError: names the cell that failed.
       ValueError: if no cell has the tag.
     """
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(path, as_version=4)
     lines = [f"{name} = {value}" for name, value in parameters.items()]
     injected = nbformat.v4.new_code_cell("\n".join(lines))
@@ -56,15 +58,17 @@ def run(path: Path, parameters: Mapping[str, str]) -> NotebookNode:
     return notebook
 
 
-def _after_parameters(path: Path, notebook: NotebookNode) -> int:
+def _after_parameters(path: Path, notebook: "NotebookNode") -> int:
     for index, cell in enumerate(notebook.cells):
         if "parameters" in cell.metadata.get("tags", []):
             return index + 1
     raise ValueError(f"{path} has no cell with the tag 'parameters': give it one")
 
 
-def _tidy(notebook: NotebookNode) -> None:
+def _tidy(notebook: "NotebookNode") -> None:
     """Leave out what differs from run to run and tells a reader nothing."""
+    from nbformat import NotebookNode
+
     notebook.metadata = NotebookNode(
         {
             "kernelspec": {
@@ -96,6 +100,9 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(names):
         parser.error(f"no notebook {min(unknown)}: there are {', '.join(names)}")
+    import nbformat
+    from nbclient.exceptions import CellExecutionError
+
     given = dict(pair.split("=", 1) for pair in options.set)
     parameters = given if options.keep else {"SHORT": "True", **given}
     failed = []

@@ -9,8 +9,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 1.5e6
-# Its outputs take a quarter of an hour of training: python -m tools.notebooks 02_... --keep
-WITHOUT_OUTPUTS = ("02_train_on_your_own_folder",)
 
 
 def name(path: Path) -> str:
@@ -44,7 +42,7 @@ def test_readers_find_pictures_and_no_errors(path):
     notebook = json.loads(path.read_text("utf-8"))
     outputs = [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
     has_pictures = any("image/png" in out.get("data", {}) for out in outputs)
-    assert has_pictures or path.stem in WITHOUT_OUTPUTS
+    assert has_pictures
     kinds = {out["output_type"] for out in outputs}
     assert kinds <= {"stream", "display_data", "execute_result"}
     assert not any(out.get("name") == "stderr" for out in outputs)
