@@ -52,7 +52,10 @@ def config_of(stage: str, first_stage: Path):
 
 # A GAN's adaptive weight, a ratio of two small norms, amplifies what float32 sums in
 # another order differ by; the discriminator takes part from the third step on.
-@pytest.mark.parametrize(("stage", "rtol"), [("kl", 5e-3), ("denoiser", 2e-4)])
+@pytest.mark.parametrize(
+    ("stage", "rtol"),
+    [("kl", 5e-3), pytest.param("denoiser", 2e-4, marks=pytest.mark.slow)],
+)
 def test_eight_devices_give_the_losses_of_one(
     stage, rtol, first_stage, tmp_path, monkeypatch
 ):
@@ -88,7 +91,9 @@ def finish(process: subprocess.Popen) -> None:
     assert process.returncode == 0, errors.decode()[-2000:]
 
 
-@pytest.mark.parametrize("stage", ["kl", "denoiser"])
+@pytest.mark.parametrize(
+    "stage", [pytest.param("kl", marks=pytest.mark.slow), "denoiser"]
+)
 def test_a_killed_run_goes_on_bit_for_bit(stage, first_stage, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = train_cli(stage, first_stage, killed, 10**6)
