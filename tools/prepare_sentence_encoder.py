@@ -11,6 +11,9 @@ half its size in half precision. Of the vocabulary BERT's order is by frequency,
 first rows are the most frequent.
 """
 
+# Flags that are required are strings.
+# pyright: reportArgumentType=false
+
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +71,7 @@ def _kept_pieces(path: Path, tokenizer) -> dict[str, int]:
     letters = {p for p in lines if len(p.removeprefix("##")) == 1 and p.isascii()}
     frequent = [p for p in lines if not p.startswith("[") and p.isascii()]
     chosen = dict.fromkeys(
-        [*special, *sorted((used | letters) - set(special), key=rows.get)]
+        [*special, *sorted((used | letters) - set(special), key=rows.__getitem__)]
     )
     for piece in frequent:
         if len(chosen) == VOCAB_SIZE.value:

@@ -4,6 +4,9 @@ python tools/prompt_strip.py --prompts=assets/emoji_text/prompts.txt \
     --output=assets/emoji_text/strip.png
 """
 
+# Flags that are required are strings.
+# pyright: reportArgumentType=false
+
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +60,9 @@ def strip(pixels: np.ndarray, prompts: list[str]) -> np.ndarray:
     return np.asarray(sheet)
 
 
-def wrapped(text: str, font: ImageFont.ImageFont, width: int) -> str:
+def wrapped(
+    text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int
+) -> str:
     """The text in lines that are no wider than `width` pixels, unless a word is."""
     lines = [""]
     for word in text.split():
