@@ -87,19 +87,17 @@ def release(
     config = model.config.copy_and_resolve_references()
     groups = {k: v for k, v in model.params.items() if k != "latent_scale"}
     config.autoencoder.checkpoint = ""
-    encoder = config.conditioner.get("checkpoint", "")
-    folder = config_lib.resolve(encoder, workdir) if encoder else None
-    is_shared = folder is not None and released.is_released(folder)
     tokenizer = _own_tokenizer(config, workdir)
-    if folder is not None and is_shared:
-        groups.pop("conditioner")
-        there = os.path.relpath(folder.resolve(), output.resolve())
-        config.conditioner.checkpoint = Path(there).as_posix()
-        if tokenizer == folder / released.TOKENIZER:
-            config.tokenizer.path = f"{config.conditioner.checkpoint}/tokenizer"
-            tokenizer = None
-    elif encoder:
+    shared = _shared_encoder(config, workdir)
+    if "checkpoint" in config.conditioner:
         config.conditioner.checkpoint = ""
+    if shared is not None:
+        groups.pop("conditioner")
+        there = Path(os.path.relpath(shared.resolve(), output.resolve())).as_posix()
+        config.conditioner.checkpoint = there
+        if tokenizer == shared / released.TOKENIZER:
+            config.tokenizer.path = f"{there}/{released.TOKENIZER}"
+            tokenizer = None
     if tokenizer is not None:
         config.tokenizer.path = released.TOKENIZER
     stored = released.Released(
@@ -109,6 +107,15 @@ def release(
         class_names=model.class_names,
     )
     released.write(output, config, stored, tokenizer=tokenizer, dtype=dtype)
+
+
+def _shared_encoder(config: ConfigDict, workdir: Path) -> Path | None:
+    """The released folder of a text encoder that was left as it is there."""
+    path = config.conditioner.get("checkpoint", "")
+    if not path or build_conditioner.is_trained(config):
+        return None
+    folder = config_lib.resolve(path, workdir)
+    return folder if released.is_released(folder) else None
 
 
 def _own_tokenizer(config: ConfigDict, workdir: Path) -> Path | None:

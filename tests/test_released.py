@@ -139,6 +139,17 @@ def test_a_shared_text_encoder_is_referred_to_and_moves_along(runs, tmp_path):
     np.testing.assert_array_equal(moved.sample(**options), expected)
 
 
+def test_a_text_encoder_that_was_trained_on_is_copied(runs, tmp_path):
+    config = config_lib.load(runs / "text/config.json")
+    config.conditioner.trainable = True
+    shutil.copytree(runs / "text", tmp_path / "trained")
+    config_lib.save(config, tmp_path / "trained/config.json")
+    loading.release(tmp_path / "trained", tmp_path / "model", dtype="float32")
+    ours = released.read(tmp_path / "model").params["conditioner"]
+    theirs = checkpoints.load_params(runs / "text")["conditioner"]
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
 def test_a_training_takes_the_first_stage_of_a_released_model(runs, tmp_path):
     loading.release(runs / "classes", tmp_path / "model", dtype="float32")
     config = ldm.get_config()

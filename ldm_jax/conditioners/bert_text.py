@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from ldm_jax.conditioners.token_conditioner import TokenConditioner
+from ldm_jax.conditioners.token_conditioner import TokenConditioner, check_heads
 from ldm_jax.nn.bert import Bert
 
 
@@ -31,11 +31,7 @@ class BertText(TokenConditioner):
 
     def setup(self):
         self._check()
-        if self.width % self.num_heads:
-            raise ValueError(
-                f"conditioner.num_heads={self.num_heads} does not divide "
-                f"conditioner.width={self.width}; give a divisor"
-            )
+        check_heads(self.width, self.num_heads)
         self.encoder = Bert(
             width=self.width,
             num_layers=self.num_layers,

@@ -5,7 +5,11 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ldm_jax.conditioners.token_conditioner import TokenConditioner, check_choice
+from ldm_jax.conditioners.token_conditioner import (
+    TokenConditioner,
+    check_choice,
+    check_heads,
+)
 from ldm_jax.nn.dense import Dense
 from ldm_jax.nn.transformer import Activation, Remat, Transformer
 
@@ -51,11 +55,7 @@ class ClipText(TokenConditioner):
         check_choice("activation", self.activation, Activation)
         check_choice("output", self.output, Output)
         check_choice("remat", self.remat, Remat)
-        if self.width % self.num_heads:
-            raise ValueError(
-                f"conditioner.num_heads={self.num_heads} does not divide "
-                f"conditioner.width={self.width}; give a divisor"
-            )
+        check_heads(self.width, self.num_heads)
         self.encoder = Transformer(
             embed_dim=self.width,
             num_layers=self.num_layers,

@@ -101,3 +101,12 @@ def check_choice(field: str, value: str, choices: Any) -> None:
         raise ValueError(
             f"conditioner.{field} is {value!r}; it must be one of {get_args(choices)}"
         )
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Raises a ValueError unless `num_heads` divides `width`."""
+    if width % num_heads:
+        raise ValueError(
+            f"conditioner.num_heads={num_heads} does not divide "
+            f"conditioner.width={width}; give a divisor"
+        )
