@@ -258,6 +258,7 @@ def open_page():
 @pytest.mark.slow
 def test_in_chromium_a_click_draws_and_a_mistake_is_told(open_page, classes):
     browser = open_page(Studio(classes, "tiny"))
+    browser.type("#guidance input[type=number]", "3")  # 1, none, is half the program
     browser.click("#draw")
     browser.wait(lambda: browser.says("4 in "))
     browser.wait(lambda: len(browser.pictures()) == 4)

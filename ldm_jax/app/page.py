@@ -6,13 +6,16 @@
 import html
 import random
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
 from ldm_jax.app import asking
 from ldm_jax.app.studio import StoppedError, Studio
@@ -104,7 +107,7 @@ def _connect(
             update: dict[Any, Any] = {status: said}
             if seen is not None:
                 columns = COLUMNS.get(len(seen), 4)
-                update[pictures] = gr.Gallery(list(seen), columns=columns)
+                update[pictures] = gr.Gallery(seen, columns=columns)
             if frames is not None:
                 update[film] = frames
             yield update
@@ -151,28 +154,43 @@ def _of_sampler(sampler: str) -> dict:
 
 def _drawn(studio: Studio, page: Mapping[str, Any]) -> Iterator[tuple]:
     """(what to say, pictures or None, film or None) while drawing goes on."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield from _watched(studio, page, Path(folder))
+        except StoppedError:
+            yield _said("stopped"), None, None
+        except Exception as error:  # noqa: BLE001 - all of them are told on the page
+            yield _failed(error), None, None
+
+
+def _watched(studio: Studio, page: Mapping[str, Any], folder: Path) -> Iterator[tuple]:
+    """`_drawn`, with pictures as files in `folder`; mistakes are raised."""
     started, looked, frames = time.monotonic(), 0.0, []
     yield _said("preparing: what is drawn for the first time is compiled"), None, []
-    try:
-        for event in studio.draw(asking.settings(studio.model, page)):
-            seconds = time.monotonic() - started
-            if not isinstance(event, Progress):
-                said = f"{len(event)} in {seconds:.1f} s, seed {int(page['seed'] or 0)}"
-                yield _said(said, 1.0), event, frames
-                return
-            is_frame = event.step * NUM_FRAMES // event.num_steps > len(frames)
-            is_late = seconds - looked > _SECONDS_BETWEEN_LOOKS
-            seen = None
-            if is_frame or is_late:
-                seen, looked = np.asarray(image_to_pixels(event.believed())), seconds
-            if is_frame and seen is not None:
-                frames = [*frames, (seen[0], f"step {event.step}")]
-            said = f"step {event.step} of {event.num_steps}"
-            yield _said(said, event.step / event.num_steps), seen, frames
-    except StoppedError:
-        yield _said("stopped"), None, None
-    except Exception as error:  # noqa: BLE001 - all of them are told on the page
-        yield _failed(error), None, None
+    for event in studio.draw(asking.settings(studio.model, page)):
+        seconds = time.monotonic() - started
+        if not isinstance(event, Progress):
+            said = f"{len(event)} in {seconds:.1f} s, seed {int(page['seed'] or 0)}"
+            yield _said(said, 1.0), _written(event, folder, "drawn"), frames
+            return
+        is_frame = event.step * NUM_FRAMES // event.num_steps > len(frames)
+        is_late = seconds - looked > _SECONDS_BETWEEN_LOOKS
+        seen = None
+        if is_frame or is_late:
+            pixels = np.asarray(image_to_pixels(event.believed()))
+            seen, looked = _written(pixels, folder, f"step{event.step}"), seconds
+        if is_frame and seen is not None:
+            frames = [*frames, (seen[0], f"step {event.step}")]
+        said = f"step {event.step} of {event.num_steps}"
+        yield _said(said, event.step / event.num_steps), seen, frames
+
+
+def _written(pixels: np.ndarray, folder: Path, name: str) -> list[str]:
+    """PNG files: Gradio writes arrays anew in every update, under the browser's eyes."""
+    paths = [str(folder / f"{name}_{i}.png") for i in range(len(pixels))]
+    for path, picture in zip(paths, pixels, strict=True):
+        Image.fromarray(picture).save(path)
+    return paths
 
 
 def _said(text: str, share: float | None = None) -> str:
