@@ -39,6 +39,8 @@ CSS = """
 #status .bar div {height: 100%; background: var(--primary-500); transition: width .2s}
 #status .error {color: #b91c1c; font-weight: 600}
 #pictures img {object-fit: contain}
+#film .grid-wrap {overflow: hidden}
+#film .grid-container {grid-template-columns: repeat(8, minmax(0, 1fr)) !important}
 footer {display: none !important}
 """
 
@@ -72,20 +74,21 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Column(scale=6):
                 status = gr.HTML(_said("ready"), elem_id="status")
                 pictures = gr.Gallery(
-                    label="Pictures",
+                    show_label=False,
                     elem_id="pictures",
                     format="png",
                     height=520,
                     object_fit="contain",
                     allow_preview=True,
                 )
+                gr.Markdown("What the model took the first one for, on the way:")
                 film = gr.Gallery(
-                    label="What the model took the first one for, on the way",
+                    show_label=False,
                     elem_id="film",
                     format="png",
                     columns=NUM_FRAMES,
                     rows=1,
-                    height=150,
+                    height=96,
                     object_fit="contain",
                     allow_preview=False,
                 )
@@ -180,7 +183,7 @@ def _watched(studio: Studio, page: Mapping[str, Any], folder: Path) -> Iterator[
             pixels = np.asarray(image_to_pixels(event.believed()))
             seen, looked = _written(pixels, folder, f"step{event.step}"), seconds
         if is_frame and seen is not None:
-            frames = [*frames, (seen[0], f"step {event.step}")]
+            frames = [*frames, (seen[0], f"{event.step}")]
         said = f"step {event.step} of {event.num_steps}"
         yield _said(said, event.step / event.num_steps), seen, frames
 
@@ -277,10 +280,10 @@ def _settings(studio: Studio) -> dict[str, Any]:
     """How to draw, by the names of `asking`."""
     look = asking.look(studio.model)
     with gr.Group():
-        with gr.Row():
-            num_samples = gr.Radio([*COLUMNS], value=4, label="Pictures")
+        num_samples = gr.Radio([*COLUMNS], value=4, label="Pictures")
+        with gr.Row(equal_height=True):
             seed = gr.Number(0, label="Seed", precision=0, elem_id="seed")
-            dice = gr.Button("Another seed", elem_id="dice")
+            dice = gr.Button("Another seed", elem_id="dice", min_width=120)
             dice.click(_another_seed, None, seed, show_progress="hidden")
         with gr.Row():
             sampler = gr.Dropdown(
@@ -293,7 +296,7 @@ def _settings(studio: Studio) -> dict[str, Any]:
             1,
             15,
             step=0.1,
-            label="Guidance: how much to insist; 1 is none",
+            label="Guidance; 1 is none",
             elem_id="guidance",
             **look["guidance_scale"],
         )
