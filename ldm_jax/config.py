@@ -12,6 +12,7 @@ traceback; LDM_JAX_TRACEBACK=1 shows the traceback as well.
 import json
 import logging as std_logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,10 @@ READS_TEXT = {"clip_text": "clip", "bert_text": "bert"}
 TOKEN_CONDITIONERS = (*TEXT_CONDITIONERS, "class_label", "precomputed")
 # Their conditions are made of the very crop that is drawn.
 PIXEL_CONDITIONERS = ("concat", "inpainting", "spatial_rescaler", "size_and_crop")
+
+# Sections whose whole numbers are sizes, and those of them that may be 0.
+NETWORKS = ("autoencoder", "adversarial", "backbone", "conditioner")
+MAY_BE_ZERO = re.compile(r"adversarial\.disc_start|conditioner\.(\w+\.)?embed_dim")
 
 
 def define_config_flag() -> flags.FlagHolder:
@@ -166,6 +171,7 @@ def check(config: ConfigDict) -> None:
     policy = train.get("on_nonfinite", "stop")
     if policy not in ("stop", "skip"):
         raise ValueError(f"config.train.on_nonfinite is {policy!r}: stop or skip")
+    _check_sizes(config)
     factor = 2 ** (len(config.autoencoder.ch_mult) - 1)
     if data.image_size % factor:
         raise ValueError(
@@ -181,6 +187,28 @@ def check(config: ConfigDict) -> None:
             )
         _check_process(config.diffusion)
         _check_conditioner(config)
+
+
+def _check_sizes(config: ConfigDict) -> None:
+    """Widths, depths and factors of all networks, and the side of the pictures."""
+    sections = {name: config[name] for name in NETWORKS if name in config}
+    sizes = {"data.image_size": config.data.image_size, **dict(_leaves("", sections))}
+    for name, value in sizes.items():
+        least = 0 if MAY_BE_ZERO.fullmatch(name) else 1
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if type(number) is int and number < least:
+                raise ValueError(f"config.{name} is {value}: it must be >= {least}")
+    for section, name in (("autoencoder", "ch_mult"), ("backbone", "channel_mult")):
+        if section in config and not config[section].get(name, (1,)):
+            raise ValueError(f"config.{section}.{name} is empty: give a factor a level")
+
+
+def _leaves(prefix: str, tree: Mapping) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if hasattr(value, "items"):
+            yield from _leaves(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value
 
 
 def conditioner_parts(config: ConfigDict) -> list[Any]:

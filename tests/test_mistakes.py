@@ -83,6 +83,24 @@ def tiny(**train):
     return config
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("autoencoder.ch", 0, "config.autoencoder.ch is 0: it must be >= 1"),
+        ("autoencoder.embed_dim", -1, "config.autoencoder.embed_dim is -1"),
+        ("autoencoder.ch_mult", (1, 0), r"config.autoencoder.ch_mult is \(1, 0\)"),
+        ("autoencoder.ch_mult", (), "config.autoencoder.ch_mult is empty"),
+        ("adversarial.num_layers", 0, "config.adversarial.num_layers is 0"),
+        ("adversarial.disc_start", -1, "disc_start is -1: it must be >= 0"),
+        ("data.image_size", 0, "config.data.image_size is 0"),
+    ],
+)
+def test_a_size_that_is_none_is_named(tmp_path, field, value, says):
+    config = tiny()
+    config.update_from_flattened_dict({field: value})
+    refused(config, tmp_path, says)
+
+
 def test_an_empty_source_is_named(tmp_path):
     config = tiny()
     config.data.source = ""
