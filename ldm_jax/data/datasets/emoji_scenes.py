@@ -22,7 +22,7 @@ IMAGE_SIZE = 64
 NUM_SCENES = {"train": 6000, "val": 500}
 SPLITS = {"train": ("train",), "val": ("val",), "all": ("train", "val")}
 QUARTER = IMAGE_SIZE // 2
-MIN_SIDE = 20
+MIN_SIDE = 26
 WHITE = 250  # a pixel with a darker channel than this belongs to the drawing
 
 
@@ -50,7 +50,7 @@ def open_source(spec: str, split: str) -> "EmojiScenes":
 
 @dataclass
 class EmojiScenes:
-    """64x64 pictures of two to four drawings of 20 to 32 pixels on white.
+    """64x64 pictures of two to four drawings of 26 to 32 pixels on white.
 
     The categories are drawn evenly, then a drawing of the same split of emoji64; each is
     put somewhere into a quarter of the picture that no other one shares: where ink is
