@@ -68,7 +68,7 @@ TASKS = {
     ),
     "layout": Task(
         "emoji_scenes",
-        0.01,
+        0.005,
         {"ink in the boxes": _plain(statistics.ink_in_boxes)},
         commands.layout,
         is_guided=True,
