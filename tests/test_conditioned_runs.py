@@ -72,6 +72,7 @@ def short(name: str, pictures: Path):
     return config
 
 
+@pytest.mark.slow
 def test_text_to_image_trains_on_captions_and_moves_with_its_folder(pictures, tmp_path):
     config = short("text2img_f4", pictures)
     workdir = tmp_path / "run"
@@ -96,6 +97,7 @@ def test_text_to_image_trains_on_captions_and_moves_with_its_folder(pictures, tm
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_frozen_text_encoder_comes_from_its_checkpoint(pictures, tmp_path):
     """That it stays as it is: test_published_training.py."""
     config = short("sd_v1", pictures)

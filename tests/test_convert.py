@@ -196,6 +196,7 @@ def test_an_imported_model_draws_pictures(tiny_run):
     assert model.step == 40
 
 
+@pytest.mark.slow
 def test_an_imported_model_trains_on_and_its_result_goes_back(tiny, tiny_run, tmp_path):
     config, state = tiny
     workdir = tmp_path / "run"

@@ -255,6 +255,7 @@ def test_parameters_can_be_planned_without_memory():
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
 
 
+@pytest.mark.slow
 def test_memory_of_tiles_stays_that_of_one_as_pictures_grow():
     """Compiled, not run: 64 to 1024 pixels, tiles of 64, a U-Net with attention."""
     config = ldm_config.get_config()

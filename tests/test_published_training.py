@@ -17,8 +17,8 @@ DENOISERS = sorted(
     | {"sd_v1_inpaint", "sd_v2"}
 )
 
-# One of every kind; the others run under `make test-full`.
-QUICK = ("lsun_churches_f8", "semantic_landscapes_f4", "sd_v1_inpaint")
+# The others run under `make test-full`.
+QUICK = ("lsun_churches_f8", "semantic_landscapes_f4")
 
 
 def random_like(shapes, seed=0):

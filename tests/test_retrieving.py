@@ -328,6 +328,7 @@ def test_models_without_neighbors_have_no_retriever(index, pictures):
             lambda: retrieving.open_retriever(config))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_model_trains_on_neighbors_and_samples_by_a_picture(
     index, pictures, tmp_path
 ):

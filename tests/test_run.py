@@ -53,24 +53,28 @@ def config_of(stage: str, first_stage: Path):
 # A GAN's adaptive weight, a ratio of two small norms, amplifies what float32 sums in
 # another order differ by; the discriminator takes part from the third step on.
 @pytest.mark.parametrize(
-    ("stage", "rtol"),
-    [("kl", 5e-3), pytest.param("denoiser", 2e-4, marks=pytest.mark.slow)],
+    ("stage", "rtol", "layouts"),
+    [
+        ("denoiser", 2e-4, ("fsdp",)),
+        pytest.param("denoiser", 2e-4, ("data",), marks=pytest.mark.slow),
+        pytest.param("kl", 5e-3, ("data", "fsdp"), marks=pytest.mark.slow),
+    ],
 )
 def test_eight_devices_give_the_losses_of_one(
-    stage, rtol, first_stage, tmp_path, monkeypatch
+    stage, rtol, layouts, first_stage, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sharding, "MIN_FSDP_ELEMENTS", 64)
     meshes = {"one": (1, 1, 1), "data": (8, 1, 8), "fsdp": (2, 4, 8)}
     found = {}
-    for name, (data, fsdp, num_devices) in meshes.items():
+    for name in ("one", *layouts):
+        data, fsdp, num_devices = meshes[name]
         config = config_of(stage, first_stage)
         config.mesh.update({"data": data, "fsdp": fsdp})
         config.train.num_steps = 4
         run.train(config, tmp_path / name, devices=jax.devices()[:num_devices])
         found[name] = losses(tmp_path / name)
-    np.testing.assert_allclose(found["data"], found["one"], rtol=rtol)
-    np.testing.assert_allclose(found["fsdp"], found["one"], rtol=rtol)
-    for name in ("data", "fsdp"):
+    for name in layouts:
+        np.testing.assert_allclose(found[name], found["one"], rtol=rtol)
         np.testing.assert_allclose(found[name][:2], found["one"][:2], rtol=1e-5)
 
 
@@ -91,9 +95,8 @@ def finish(process: subprocess.Popen) -> None:
     assert process.returncode == 0, errors.decode()[-2000:]
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param("kl", marks=pytest.mark.slow), "denoiser"]
-)
+@pytest.mark.slow  # tests/faults/ kills a run in every `make test`
+@pytest.mark.parametrize("stage", ["kl", "denoiser"])
 def test_a_killed_run_goes_on_bit_for_bit(stage, first_stage, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = train_cli(stage, first_stage, killed, 10**6)
@@ -117,6 +120,7 @@ def test_a_killed_run_goes_on_bit_for_bit(stage, first_stage, tmp_path):
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_cached_latents_train_as_well_as_pictures(first_stage, tmp_path):
     config = config_of("denoiser", first_stage)
     config.latent.scale_by_std = False

@@ -157,6 +157,7 @@ def hybrid_config(world: Path, workdir: Path):
     return config
 
 
+@pytest.mark.slow
 def test_a_hybrid_of_tokens_maps_and_vectors_trains_shows_and_samples(world, tmp_path):
     config = hybrid_config(world, tmp_path)
     run.train(config, tmp_path, devices=jax.devices()[:1])

@@ -54,6 +54,7 @@ def test_gradients_of_attention():
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_train_steps_of_the_unet_lead_to_the_same_losses():
     sides = unet.step(SETTING, "tiny", 2)
     (theirs,) = sides.references.values()

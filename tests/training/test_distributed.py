@@ -80,6 +80,7 @@ def test_one_sigterm_saves_all_at_one_step_and_one_process_goes_on(alone, tmp_pa
     np.testing.assert_allclose(losses(tmp_path)[:NUM_STEPS], alone, rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_others_and_the_next_start_goes_on(alone, tmp_path):
     kill = [6, int(signal.SIGKILL), 1]
     with started_by(open_mpi, tmp_path, NUM_STEPS, 4, *kill) as group:
