@@ -183,7 +183,7 @@ def _watched(studio: Studio, page: Mapping[str, Any], folder: Path) -> Iterator[
             pixels = np.asarray(image_to_pixels(event.believed()))
             seen, looked = _written(pixels, folder, f"step{event.step}"), seconds
         if is_frame and seen is not None:
-            frames = [*frames, (seen[0], f"{event.step}")]
+            frames = [*frames, (seen[0], str(event.step))]
         said = f"step {event.step} of {event.num_steps}"
         yield _said(said, event.step / event.num_steps), seen, frames
 
