@@ -69,7 +69,7 @@ TASKS = {
     "layout": Task(
         "emoji_scenes",
         0.005,
-        {"ink in the boxes": _plain(statistics.ink_in_boxes)},
+        {"ink where boxes are": _plain(statistics.ink_where_boxes_are)},
         commands.layout,
         is_guided=True,
         ablation="layout",
