@@ -26,6 +26,7 @@ from ldm_jax.rng import example_keys, named_keys
 from ldm_jax.sample_fn import make_sample_fn
 from ldm_jax.samplers import bucket, make_levels, pad
 from ldm_jax.samplers.ddim import DDIM
+from ldm_jax.training import sharding
 
 BETAS = (0.0015, 0.0195)
 NUM_CLASSES = 8
@@ -61,19 +62,23 @@ def ddim(setting: Setting, run: Run, batch_size: int, num_steps: int) -> Sides:
     """`sample_fn` as `Model.sample` runs it, against a loop over diffusers' modules.
 
     The loop has diffusers' DDIMScheduler, trailing timesteps, and the same noise; its
-    pictures stay on the device, as ours do.
+    pictures stay on the device, as ours do. Several devices share the batch.
     """
     net = DENOISERS[run.denoiser]
     ldm = _model(setting, run, net)
     host = _params(ldm, run, net)
+    is_shared = batch_size % jax.device_count() == 0
+    mesh = sharding.make_mesh(devices=None if is_shared else jax.devices()[:1])
     params = jax.tree.map(lambda p: jnp.asarray(p, setting.dtype), host)
+    params = jax.device_put(params, sharding.replicated(mesh))
     keys = example_keys(jax.random.key(0), jnp.arange(batch_size))
     labels = np.arange(batch_size, dtype=np.int32) % NUM_CLASSES
+    keys, ours_labels = jax.device_put((keys, labels), sharding.batch_sharding(mesh))
     levels = make_levels(ldm.schedule, num_steps, grid="trailing")
     given: dict[str, Any] = {"plan": pad(DDIM.plan(levels), bucket(num_steps))}
     if run.is_guided:
         given["guidance"] = Guidance(run.guidance_scale)
-        given["conditioning"] = {"class_label": labels}
+        given["conditioning"] = {"class_label": ours_labels}
     sample_fn = make_sample_fn(
         ldm, DDIM, batch_size=batch_size, latent_size=(net.side, net.side)
     )
