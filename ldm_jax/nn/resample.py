@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ldm_jax.nn.convolution import Conv, Padding
+from ldm_jax.nn.convolution import Conv, DoubledConv, Padding
 
 
 def upsample_nearest(
@@ -35,8 +35,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        x = upsample_nearest(x)
-        return Conv(x.shape[-1], padding=1, dtype=self.dtype, name="conv")(x)
+        return DoubledConv(x.shape[-1], dtype=self.dtype, name="conv")(x)
 
 
 class Downsample(nn.Module):

@@ -55,6 +55,8 @@ ELSEWHERE = {
     # Files of a published model's size, and of another library's.
     r"python convert.py --input=[\w-]+\.ckpt --model": "tests/test_convert_full.py",
     r"python convert.py --input=stable-diffusion/": "tests/test_convert_full.py",
+    r"python convert.py --input=model.ckpt --inspect": "tests/test_convert.py",
+    r"python train.py .*--workdir=runs/ffhq_released": "tests/test_convert.py",
     # A TPU's compiler; a step that failed; several processes.
     r"python tools/compile_for_topology.py": "tests/compiling/test_command.py",
     r"python tools/replay_step.py": "tests/training/test_recorded_runs.py",
@@ -77,6 +79,7 @@ OWN = {
     "/path/to/ffhq": "pictures",
     "/path/to/clip": "clip",
     "/imagenet/val": "pictures",
+    "--samples=samples/": "--samples=drawn_before",
     "folder:/path": "folder:pictures",
     "/shared/": "",
     "assets/docs": "drawn",
@@ -96,7 +99,7 @@ STANDS_FOR = {
     "runs/tasks/retrieval": "runs/rdm",
 }
 FIRST_STAGES = ("kl_f8", "kl_f16", "vq_f4_noattn")
-CLASSES = ("cat", "dog")
+CLASSES = ("cat", "dog", *"abcdefghij")
 
 
 def elsewhere(line: str) -> str | None:
@@ -154,15 +157,17 @@ def draw_world(stage: Path) -> None:
     """Pictures with classes, captions, label maps and boxes; one to vary, holes."""
     random = np.random.default_rng(0)
     images, boxes = [], []
-    for split, count in (("train", 80), ("val", 8)):
+    for split, count in (("train", 84), ("val", 12)):
         for index in range(count):
-            name = f"{split}/{CLASSES[index % 2]}/{index}"
+            name = f"{split}/{CLASSES[index % len(CLASSES)]}/{index}"
             size = (40, 36 + index % 3)
             pixels = random.integers(0, 256, (*size, 3), np.uint8)
             labels = random.integers(0, 3, size, np.uint8)
             for folder, array in (("pictures", pixels), ("labels", labels)):
                 save(stage / folder / f"{name}.png", array)
-            (stage / "pictures" / f"{name}.txt").write_text(f"a {CLASSES[index % 2]}")
+            (stage / "pictures" / f"{name}.txt").write_text(
+                f"a {CLASSES[index % len(CLASSES)]}"
+            )
             images.append(
                 {
                     "id": len(images),
@@ -171,14 +176,15 @@ def draw_world(stage: Path) -> None:
                     "width": size[1],
                 }
             )
-            boxes.append(
+            boxes += [
                 {
-                    "id": len(boxes),
+                    "id": len(boxes) + i,
                     "image_id": len(images) - 1,
-                    "category_id": index % 2,
-                    "bbox": [2, 3, 20, 18],
+                    "category_id": i,
+                    "bbox": [2 + 10 * i, 3, 20, 18],
                 }
-            )
+                for i in range(2)
+            ]
     categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES)]
     tables = {"images": images, "annotations": boxes, "categories": categories}
     (stage / "instances.json").write_text(json.dumps(tables))
@@ -186,6 +192,9 @@ def draw_world(stage: Path) -> None:
     (stage / "boxes.json").write_text(json.dumps(layout))
     for name in ("a", "photo", "drawing", "small"):
         save(stage / f"{name}.png", random.integers(0, 256, (24, 32, 3), np.uint8))
+    for index in range(8):
+        pixels = random.integers(0, 256, (16, 16, 3), np.uint8)
+        save(stage / "drawn_before" / f"{index}.png", pixels)
     save(stage / "map.png", random.integers(0, 3, (24, 32), np.uint8))
     save(stage / "hole.png", np.uint8(255) * (random.random((24, 32)) < 0.5))
 
@@ -201,11 +210,11 @@ def write_clip(folder: Path) -> None:
 
     transformers = import_transformers()
     tower = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": 8,  # as wide as the tokens of narrow models
+        "intermediate_size": 32,
         "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-        "projection_dim": 8,  # of small retrieval models
+        "num_attention_heads": 2,
+        "projection_dim": 8,
     }
     config = transformers.CLIPConfig(
         text_config=tower | {"vocab_size": 49_408, "eos_token_id": 49_407},
@@ -219,6 +228,13 @@ def cheaper(words: tuple[str, ...]) -> list[str]:
     """Flags that come after a command's own: few steps, few pictures, weights at hand."""
     given = {word.partition("=")[0]: word.partition("=")[2] for word in words}
     match words[1]:
+        case "train.py" if "--config.evaluation.every" in given:
+            return [
+                "--config.train.num_steps=4",  # two more than the run has
+                "--config.evaluation.every=4",
+                "--config.evaluation.num_samples=4",
+                "--config.evaluation.network=efficientnet_lite0",
+            ]
         case "sample.py":
             return ["--steps=2", "--num_samples=2"] if "--checkpoint" in given else []
         case "evaluate.py":

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_jax.nn.convolution import Conv
 from ldm_jax.nn.resample import (
     Downsample,
     Upsample,
@@ -33,6 +34,27 @@ def test_odd_sizes_round_down_or_up_with_the_padding():
     assert shape == {((0, 1), (0, 1)): (1, 3, 4, 4), 1: (1, 4, 5, 4)}
 
 
-def test_upsample_doubles_and_keeps_channels():
-    y, _ = Upsample().init_with_output(jax.random.key(0), jnp.zeros((1, 3, 5, 4)))
-    assert y.shape == (1, 6, 10, 4)
+@pytest.mark.parametrize("shape", [(2, 5, 6, 3), (1, 1, 1, 4), (1, 2, 3, 24)])
+def test_upsampling_is_a_convolution_of_repeated_pixels(shape):
+    """And so are its gradients."""
+    key, *keys = jax.random.split(jax.random.key(0), 4)
+    x, module = jax.random.normal(key, shape), Upsample()
+    params = module.init(keys[0], x)["params"]
+    params["conv"]["bias"] = jax.random.normal(keys[1], shape[-1:])
+    conv = Conv(shape[-1], padding=1)
+
+    def repeated(params, x):
+        return conv.apply({"params": params["conv"]}, upsample_nearest(x))
+
+    y, pullback = jax.vjp(
+        lambda params, x: module.apply({"params": params}, x), params, x
+    )
+    expected, expected_pullback = jax.vjp(repeated, params, x)
+    assert y.shape == (shape[0], 2 * shape[1], 2 * shape[2], shape[-1])
+    np.testing.assert_allclose(y, expected, atol=2e-6)
+    g = jax.random.normal(keys[2], y.shape)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
+        pullback(g),
+        expected_pullback(g),
+    )
