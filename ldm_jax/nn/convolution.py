@@ -66,13 +66,11 @@ def convolve_doubled(
 
 
 def _sums_of_two(kernel: Array, axis: int) -> tuple[Array, Array]:
-    """What of three taps meets the pixel before and an even output's own, then an odd
-    output's own and the one after; sums in float32."""
+    """The two taps of even outputs, for the pixel before and their own, and of odd ones."""
     first, middle, last = jnp.split(kernel.astype(jnp.float32), 3, axis)
-    even, odd = (first, middle + last), (first + middle, last)
-    return tuple(
-        jnp.concatenate(taps, axis).astype(kernel.dtype) for taps in (even, odd)
-    )
+    even = jnp.concatenate((first, middle + last), axis)
+    odd = jnp.concatenate((first + middle, last), axis)
+    return even.astype(kernel.dtype), odd.astype(kernel.dtype)
 
 
 def _convolution(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
