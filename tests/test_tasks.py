@@ -163,9 +163,13 @@ def trained(config, workdir: Path) -> None:
 
 
 def untrained(config, workdir: Path) -> None:
-    """A model of random parameters."""
+    """A model of random parameters, so large that what it is told shows in grey levels."""
+    caption_vocabulary.prepare(config, build_data.source(config), workdir)
+    state = random_state(config, build.experiment(config))
+    denoiser = jax.tree.map(lambda x: 4 * x, state.params["backbone"])
+    state = state.replace(params=state.params | {"backbone": denoiser})
     with checkpoints.open_checkpoints(workdir) as manager:
-        checkpoints.save(manager, random_state(config, build.experiment(config)))
+        checkpoints.save(manager, state)
         checkpoints.wait(manager)
     config_lib.save(config, workdir / "config.json")
 
