@@ -10,6 +10,7 @@ from benchmarks import references
 from benchmarks.compiled import compiled
 from benchmarks.networks import first_stage, random_params
 from benchmarks.rows import Setting, Sides
+from ldm_jax.nn.jit import jit
 
 
 def encode(setting: Setting, name: str, batch_size: int, side: int) -> Sides:
@@ -59,7 +60,7 @@ def _sides(
     def apply(params, x):
         return module.apply({"params": params}, x, method=method)
 
-    ours = compiled(jax.jit(apply), params, x)
+    ours = compiled(jit(apply), params, x)
     calls = {}
     if setting.references:
         model = references.autoencoder(first_stage(name, "float32"), host, side)

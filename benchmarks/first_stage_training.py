@@ -16,6 +16,7 @@ from benchmarks.rows import Setting, Sides
 from benchmarks.torch_gan import Losses, discriminator, lpips
 from ldm_jax.adversarial.patchgan import PatchDiscriminator
 from ldm_jax.features.lpips import param_shapes
+from ldm_jax.nn.jit import jit
 from ldm_jax.tasks.autoencoding import (
     AdversarialLoss,
     Autoencoding,
@@ -109,7 +110,7 @@ def _our_step(module: Any, setting: Setting, host: dict[str, Any]) -> tuple:
     }
     key = jax.random.key(0)
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jit, donate_argnums=0)
     def run(state, frozen, batch):
         return train_step(state, frozen, batch, **options, ema=None, key=key)
 

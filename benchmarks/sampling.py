@@ -22,6 +22,7 @@ from ldm_jax.conditioners import ClassLabel
 from ldm_jax.diffusion import PREDICTIONS, SCHEDULES
 from ldm_jax.guidance import Guidance
 from ldm_jax.latent_diffusion import LatentDiffusion
+from ldm_jax.nn.jit import jit
 from ldm_jax.rng import example_keys, named_keys
 from ldm_jax.sample_fn import make_sample_fn
 from ldm_jax.samplers import bucket, make_levels, pad
@@ -82,7 +83,7 @@ def ddim(setting: Setting, run: Run, batch_size: int, num_steps: int) -> Sides:
     sample_fn = make_sample_fn(
         ldm, DDIM, batch_size=batch_size, latent_size=(net.side, net.side)
     )
-    ours = compiled(jax.jit(sample_fn), params, keys, **given)
+    ours = compiled(jit(sample_fn), params, keys, **given)
     shape = (batch_size, net.side, net.side, net.channels)
     noise = np.asarray(
         normal_like(named_keys(keys, "noise")["noise"], jnp.zeros(shape))

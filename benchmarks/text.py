@@ -12,6 +12,7 @@ from benchmarks.compiled import compiled
 from benchmarks.networks import random_params
 from benchmarks.rows import Setting, Sides
 from ldm_jax.conditioners.clip_text import ClipText
+from ldm_jax.nn.jit import jit
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "clip_vit_l": {"width": 768, "num_layers": 12, "num_heads": 12},
@@ -37,7 +38,7 @@ def encode(setting: Setting, name: str, batch_size: int) -> Sides:
         out: Any = module.apply({"params": params}, batch)
         return out.tokens
 
-    ours = compiled(jax.jit(apply), params, batch)
+    ours = compiled(jit(apply), params, batch)
     return Sides(
         lambda: jax.block_until_ready(ours.call(params, batch)),
         _references(setting, module, host, tokens),

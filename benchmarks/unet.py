@@ -13,6 +13,7 @@ from benchmarks.compiled import compiled
 from benchmarks.networks import DENOISERS, Denoiser, random_params
 from benchmarks.rows import Setting, Sides
 from ldm_jax.nn.conditioning import Conditioning
+from ldm_jax.nn.jit import jit
 from ldm_jax.training.ema import ema, ramp
 from ldm_jax.training.optimizers import adamw
 from ldm_jax.training.state import create_state
@@ -34,7 +35,7 @@ def forward(setting: Setting, name: str, batch_size: int) -> Sides:
     def apply(params, given):
         return _predict(unet, params, given)
 
-    ours = compiled(jax.jit(apply), params, arrays)
+    ours = compiled(jit(apply), params, arrays)
     return Sides(
         lambda: jax.block_until_ready(ours.call(params, arrays)),
         _forward_references(setting, net, host, given),
@@ -106,7 +107,7 @@ def _our_step(net: Denoiser, dtype: str, host: Any) -> tuple[Any, Any]:
     options = {"task": task, "optimizers": optimizers}
     key = jax.random.key(0)
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jit, donate_argnums=0)
     def run(state, batch):
         state, metrics = train_step(state, {}, batch, **options, ema=average, key=key)
         return state, metrics["loss"]

@@ -21,6 +21,7 @@ from ldm_jax import sampling_inputs as inputs
 from ldm_jax.arrays import image_to_pixels, pixels_to_image
 from ldm_jax.data.layouts import Layout
 from ldm_jax.latent_diffusion import LatentDiffusion
+from ldm_jax.nn.jit import jit
 from ldm_jax.sample_fn import Wrap, jit_sample_fn, make_sample_fn
 from ldm_jax.samplers.masked import Known
 from ldm_jax.sampling_batches import Request, draw_in_batches
@@ -273,11 +274,11 @@ class Model:
 
     @cached_property
     def _encode_fn(self) -> Callable:
-        return jax.jit(self.ldm.encode_mode, static_argnames="tiling")
+        return jit(self.ldm.encode_mode, static_argnames="tiling")
 
     @cached_property
     def _decode_fn(self) -> Callable:
-        return jax.jit(self.ldm.decode, static_argnames="tiling")
+        return jit(self.ldm.decode, static_argnames="tiling")
 
     @cached_property
     def _programs(self) -> dict[tuple, Callable]:

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ldm_jax import build
+from ldm_jax.nn.jit import jit
 from ldm_jax.run_data import Run
 from ldm_jax.run_step import gradients_fn
 from ldm_jax.training import diagnosis, sharding
@@ -52,7 +53,7 @@ def diagnose_fn(
     def diagnose(
         state: TrainState, frozen: PyTree, batch: Mapping
     ) -> diagnosis.Diagnosis:
-        jitted = jax.jit(
+        jitted = jit(
             sharding.on_mesh(look, mesh), out_shardings=sharding.replicated(mesh)
         )
         return diagnosis.read(jitted(state, frozen, batch))

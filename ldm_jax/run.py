@@ -26,6 +26,7 @@ from ldm_jax import config as config_lib
 from ldm_jax.evaluating import during_training
 from ldm_jax.features.search import cache_dir
 from ldm_jax.latent_diffusion import measure_latent_scale
+from ldm_jax.nn.jit import jit
 from ldm_jax.recording import make_recorder
 from ldm_jax.rng import named_key
 from ldm_jax.run_data import Batch, Run, loader, train_source
@@ -247,7 +248,7 @@ def _measured_scale(run: Run) -> jax.Array:
 
     with closing(batches):
         out = sharding.replicated(run.mesh)
-        return jax.jit(measure, out_shardings=out)(run.frozen, run.put(next(batches)))
+        return jit(measure, out_shardings=out)(run.frozen, run.put(next(batches)))
 
 
 def _compile_step(

@@ -32,6 +32,7 @@ from ldm_jax.data.latent_cache import (
 )
 from ldm_jax.data.pipeline import Loader, eval_batches, make_loader
 from ldm_jax.data.transforms import Chain, PreparePicture, WithMirror
+from ldm_jax.nn.jit import jit
 from ldm_jax.training import sharding
 
 PyTree = Any
@@ -125,7 +126,7 @@ def _write_latents(run: Run, folder: Path, key: str, plain: Any) -> LatentCache:
     """Encode every picture and its mirror image: all processes compute, the first writes."""
     encoder, source = run.experiment.autoencoder, run.source
 
-    @partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
+    @partial(jit, out_shardings=sharding.replicated(run.mesh))
     def encode(params: PyTree, image: jax.Array) -> jax.Array:
         return encoder.apply({"params": params}, image, method="encode").moments
 

@@ -17,6 +17,7 @@ from ldm_jax import build
 from ldm_jax.arrays import image_grid, image_to_pixels
 from ldm_jax.condition_pictures import condition_pictures
 from ldm_jax.evaluating import during_training
+from ldm_jax.nn.jit import jit
 from ldm_jax.rng import named_key
 from ldm_jax.run_data import Batch, Run, validation_batches
 from ldm_jax.sample_fn import make_sample_fn
@@ -85,7 +86,7 @@ def _totals_fn(run: Run) -> Callable:
         sums = {name: jnp.sum(value * mask) for name, value in values.items()}
         return sums, jnp.sum(mask)
 
-    return jax.jit(
+    return jit(
         sharding.on_mesh(totals, run.mesh), out_shardings=sharding.replicated(run.mesh)
     )
 
@@ -125,9 +126,9 @@ def _draw_fn(run: Run) -> Callable[[int, TrainState], np.ndarray]:
     module, ldm = run.experiment.autoencoder, run.experiment.ldm
     # Whole on every device, for each process fetches them all.
     on_mesh = partial(sharding.on_mesh, mesh=run.mesh)
-    jit = partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
-    reconstruct = jit(on_mesh(partial(build.reconstruct, module)))
-    sample = None if ldm is None else jit(on_mesh(_sample_fn(run, batch)))
+    compiled = partial(jit, out_shardings=sharding.replicated(run.mesh))
+    reconstruct = compiled(on_mesh(partial(build.reconstruct, module)))
+    sample = None if ldm is None else compiled(on_mesh(_sample_fn(run, batch)))
     seen = condition_pictures(run.config, batch, run.source.class_names)
 
     def draw(step: int, state: TrainState) -> np.ndarray:

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ldm_jax import build
+from ldm_jax.nn.jit import jit
 from ldm_jax.rng import named_key
 from ldm_jax.training import sharding
 from ldm_jax.training.guarded_step import Tally, guard, new_tally
@@ -72,8 +73,9 @@ def jit_step(
     guarded, on a mesh, its state donated and laid out by `shardings`.
     """
     whole = sharding.replicated(mesh)
-    return jax.jit(
+    return jit(
         sharding.on_mesh(guard(step_fn(config, experiment, key)), mesh),
+        platform=mesh.devices.flat[0].platform,
         donate_argnums=0,
         out_shardings=(shardings, whole, whole),
     )

@@ -15,6 +15,7 @@ from ldm_jax.diffusion.schedules import Level
 from ldm_jax.guidance import Guidance, guide
 from ldm_jax.latent_diffusion import LatentDiffusion
 from ldm_jax.nn.conditioning import Conditioning, stack
+from ldm_jax.nn.jit import jit
 from ldm_jax.rng import example_keys, named_keys
 from ldm_jax.samplers.base import Plan, Sampler, sample_with_previews
 from ldm_jax.samplers.masked import Known, masked
@@ -203,4 +204,4 @@ def jit_sample_fn(
     ldm: LatentDiffusion, sampler: Sampler, **options: Any
 ) -> Callable[..., Any]:
     """`make_sample_fn`, compiled as one program."""
-    return jax.jit(make_sample_fn(ldm, sampler, **options))
+    return jit(make_sample_fn(ldm, sampler, **options))

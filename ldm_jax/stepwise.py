@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from ldm_jax.guidance import Guidance
 from ldm_jax.latent_diffusion import LatentDiffusion
+from ldm_jax.nn.jit import jit
 from ldm_jax.rng import step_key
 from ldm_jax.sample_fn import Batch, Params, Parts
 from ldm_jax.samplers.base import Plan, Sampler
@@ -55,7 +56,7 @@ def make_program(
     """
     parts = Parts(ldm, sampler, **options)
     begin, advance = _begin(parts), _advance(parts)
-    decode = jax.jit(parts.decode)
+    decode = jit(parts.decode)
 
     def draw(
         params: Params,
@@ -94,7 +95,7 @@ def _begin(parts: Parts) -> Callable[..., Any]:
         state = parts.holding(known, keys["known"]).init(x)
         return x, state, keys, conditions
 
-    return jax.jit(begin)
+    return jit(begin)
 
 
 def _advance(parts: Parts) -> Callable[..., Any]:
@@ -108,4 +109,4 @@ def _advance(parts: Parts) -> Callable[..., Any]:
         x_next, state, x0 = run.step(denoise_fn, x, state, row, key)
         return x_next.astype(x.dtype), state, x0
 
-    return jax.jit(advance)
+    return jit(advance)

@@ -23,6 +23,7 @@ from ldm_jax.features import weight_files
 from ldm_jax.features.networks import find_network
 from ldm_jax.interop.diffusers_text import CLIP_TEXT_RULES, with_text_model_prefix
 from ldm_jax.interop.rename import import_state_dict
+from ldm_jax.nn.jit import jit
 
 EmbedTexts = Callable[[Sequence[str]], Float[np.ndarray, "n d"]]
 
@@ -101,7 +102,7 @@ def text_embedder(folder: str | Path) -> EmbedTexts:
         raise ValueError(f"{file} lacks {missing[0]}: give the folder of a CLIPModel")
     tokenizer = load_tokenizer("clip", _vocabulary(folder), length)
 
-    @jax.jit
+    @jit
     def embed(params: Any, tokens: jax.Array) -> jax.Array:
         conditioning: Any = module.apply({"params": params}, {"tokens": tokens})
         return conditioning.tokens[:, 0]

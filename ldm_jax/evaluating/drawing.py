@@ -19,6 +19,7 @@ from ldm_jax import sampling_inputs as inputs
 from ldm_jax.arrays import image_to_pixels
 from ldm_jax.evaluating.picture_sets import Batches, PictureSet
 from ldm_jax.model import Model
+from ldm_jax.nn.jit import jit
 from ldm_jax.rng import example_keys
 
 GUIDANCE = build.GUIDANCE_FIELDS
@@ -128,7 +129,7 @@ def _draw_fn(
     mesh = Mesh(devices, ("data",))
     params = jax.device_put(model.params, NamedSharding(mesh, P()))
 
-    @jax.jit
+    @jit
     def draw(params, keys, fields):
         return to_pixels(sample_fn(params, keys, fields, guidance=guidance))
 

@@ -32,6 +32,7 @@ from ldm_jax.evaluation.curves import draw_curves
 from ldm_jax.evaluation.extraction import Accumulator, Features, extract_fn
 from ldm_jax.evaluation.health import diagnose
 from ldm_jax.features.networks import find_network
+from ldm_jax.nn.jit import jit
 from ldm_jax.rng import example_keys, named_key
 from ldm_jax.run_data import Run
 from ldm_jax.sample_fn import make_sample_fn
@@ -209,7 +210,7 @@ def _averaged(state: TrainState) -> dict[str, PyTree]:
 def _reconstruct_fn(run: Run) -> Make:
     module = run.experiment.autoencoder
 
-    @partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
+    @partial(jit, out_shardings=sharding.replicated(run.mesh))
     def reconstruct(params: PyTree, image: jax.Array) -> jax.Array:
         return image_to_pixels(build.reconstruct(module, params, image))
 
@@ -237,7 +238,7 @@ def _sample_fn(run: Run) -> Make:
     guidance = None if ldm.conditioner is None else build.guidance(config.sampler)
     key = named_key(run.key, "evaluation")
 
-    @partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
+    @partial(jit, out_shardings=sharding.replicated(run.mesh))
     def sample(params, collections, frozen, batch, rows):
         weights = {**frozen, **params, "latent_scale": collections["latent_scale"]}
         keys = example_keys(key, rows)

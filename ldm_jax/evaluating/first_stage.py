@@ -31,6 +31,7 @@ from ldm_jax.evaluation.sample_metrics import Result, check_names
 from ldm_jax.evaluation.statistics import gather, gather_rows
 from ldm_jax.features.base import FeatureNetwork
 from ldm_jax.features.lpips import lpips
+from ldm_jax.nn.jit import jit
 from ldm_jax.training import checkpoints
 
 PyTree = Any
@@ -158,7 +159,7 @@ def _reconstruct_fn(
     """Pixels to reconstructed pixels, values per picture and codes."""
     module, chosen = first_stage.module, set(metrics)
 
-    @jax.jit
+    @jit
     def reconstruct(params: PyTree, frozen: PyTree, pixels: jax.Array):
         image = pixels_to_image(pixels)
         made = build.reconstruct(module, params, image)

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 
 from ldm_jax.evaluation.statistics import Moments, gather_rows, over_processes
 from ldm_jax.features.base import FeatureNetwork
+from ldm_jax.nn.jit import jit
 
 # What a Frechet distance needs; "logits" are kept whole or not at all.
 STATISTICS = ("pool", "spatial")
@@ -96,7 +97,7 @@ def extract_fn(network: FeatureNetwork, batch_size: int) -> Extract:
         devices = devices[:1]
     mesh = Mesh(devices, ("data",))
     params = jax.device_put(network.params, NamedSharding(mesh, P()))
-    apply = jax.jit(network.apply)
+    apply = jit(network.apply)
 
     def extract(pixels: np.ndarray) -> dict[str, np.ndarray]:
         padding = [(0, batch_size - len(pixels)), (0, 0), (0, 0), (0, 0)]

@@ -14,6 +14,8 @@ from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
+# From this batch size on, a convolution that sums over the batch is the fastest.
+_MIN_BATCH_OF_CORRELATION = 4
 # Up to this size all windows of an array are laid side by side for one product.
 _MAX_WINDOWS_BYTES = 2**24
 # Copying windows costs more than it gains for fewer channels.
@@ -77,13 +79,15 @@ def kernel_gradient(
 ) -> Float[Array, "kh kw c d"]:
     """The input's windows times the output's gradient, summed over all pixels."""
     c, d, pixels = x.shape[-1], g.shape[-1], math.prod(g.shape[:3])
+    if math.prod(size) > 1 and len(x) >= _MIN_BATCH_OF_CORRELATION:
+        return _correlation(x, g, size, stride, padding)
     # The narrower one is copied for every offset. Equally wide, windows of x need no
     # transposition of the result, which counts if the kernel is large.
     copies_g = stride == 1 and (d < c or (d == c and pixels > c))
     copied = d if copies_g else c
     windows_bytes = x.dtype.itemsize * math.prod(size) * pixels * copied
     at_once = windows_bytes <= _MAX_WINDOWS_BYTES and max(c, d) >= _MIN_CHANNELS
-    if not at_once and copied < _MIN_CHANNELS_OF_LARGE:
+    if math.prod(size) > 1 and not at_once and copied < _MIN_CHANNELS_OF_LARGE:
         return _correlation(x, g, size, stride, padding)
     if copies_g:
         # The window of x at offset i meets g where the window of g at -i meets x.

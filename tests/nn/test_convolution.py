@@ -49,6 +49,7 @@ def test_convolution_matches_torch(kernel_size, stride, padding, torch_padding, 
 
 FORMS = {
     "a_correlation": {},
+    "a_correlation_of_batches": {"_MIN_BATCH_OF_CORRELATION": 1},
     "one_product": {"_MIN_CHANNELS": 1},
     "a_product_for_each_offset": {"_MAX_WINDOWS_BYTES": 0, "_MIN_CHANNELS_OF_LARGE": 1},
     "products_throughout": {"has_fewer_pixels_than_channels": lambda x, kernel: True},
@@ -111,8 +112,9 @@ def convolutions_of(x_shape, kernel_shape):
     [
         ((1, 8, 8, 896), (3, 3, 896, 896), 0),  # few pixels: products throughout
         ((1, 64, 64, 224), (3, 3, 224, 224), 2),  # for the kernel nine products
-        ((16, 16, 16, 64), (3, 3, 64, 64), 2),  # for the kernel one product
-        ((8, 64, 64, 16), (3, 3, 16, 16), 3),  # narrow: convolutions throughout
+        ((2, 16, 16, 64), (3, 3, 64, 64), 2),  # for the kernel one product
+        ((1, 64, 64, 16), (3, 3, 16, 16), 3),  # narrow: convolutions throughout
+        ((16, 16, 16, 64), (3, 3, 64, 64), 3),  # so for several pictures
     ],
 )
 def test_the_form_follows_from_the_shape(x_shape, kernel_shape, expected):

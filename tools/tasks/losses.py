@@ -16,6 +16,7 @@ from ldm_jax.arrays import pixels_to_image
 from ldm_jax.latent_diffusion import LatentDiffusion
 from ldm_jax.model import Model
 from ldm_jax.nn.conditioning import Conditioning
+from ldm_jax.nn.jit import jit
 from ldm_jax.tasks.denoising import DenoisingLoss
 from tools.tasks.held_out import BATCH_SIZE, HeldOut, held_out
 
@@ -64,7 +65,7 @@ def _mean(model: Model, loss: DenoisingLoss, pictures: HeldOut) -> float:
     frozen = {"autoencoder": model.params["autoencoder"]}
     scale = {"latent_scale": model.params["latent_scale"]}
 
-    @jax.jit
+    @jit
     def evaluate(params, batch, key) -> Float[Array, " b"]:
         return loss.evaluate(params, scale, frozen, batch, key)["loss_simple"]
 
