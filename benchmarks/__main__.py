@@ -64,6 +64,7 @@ def measure(case: Case, setting: Setting) -> list[Row]:
     """The rows of one case; one that says why, if it cannot be measured here."""
     from benchmarks.machine import free_gigabytes
 
+    gc.collect()  # what the case before held
     free = free_gigabytes()
     if free < case.gigabytes:
         reason = f"needs {case.gigabytes:.0f} GB, {free:.0f} are free"
@@ -75,8 +76,6 @@ def measure(case: Case, setting: Setting) -> list[Row]:
         taken = alternate(calls, seconds=setting.seconds, clock=clock)
     except (ImportError, FileNotFoundError, MemoryError) as error:
         return [Row(case.name, skipped=str(error).splitlines()[0])]
-    finally:
-        gc.collect()
     return rows_of(case.name, sides, medians(taken))
 
 

@@ -1,12 +1,13 @@
 """Rows of the input pipeline."""
 
+import atexit
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -45,16 +46,16 @@ def jpegs(setting: Setting, side: int, batch_size: int) -> Sides:
     Seconds are those of a core, all threads together: the rate is that of one core.
     """
     del setting
-    folder = tempfile.TemporaryDirectory()
-    _write_jpegs(Path(folder.name), side * 3 // 2)
-    read = _reader(f"folder:{folder.name}", side, batch_size, keep=folder)
+    # Until the end: a closed loader's threads finish what they have begun to read.
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _write_jpegs(Path(folder), side * 3 // 2)
+    read = _reader(f"folder:{folder}", side, batch_size)
     amount = batch_size * BATCHES_A_CALL
     return Sides(read, {}, amount, "images", clock=time.process_time)
 
 
-def _reader(
-    source: str, side: int, batch_size: int, keep: Any = None
-) -> Callable[[], int]:
+def _reader(source: str, side: int, batch_size: int) -> Callable[[], None]:
     """Reads so many batches in a row that what was read ahead counts little."""
     from ldm_jax.data.pipeline import make_loader
     from ldm_jax.data.sources import open_source
@@ -65,15 +66,13 @@ def _reader(
     )
     opened = open_source(source, split="train")
 
-    def read() -> int:
-        del_after = keep  # the folder lives as long as what reads it
+    def read() -> None:
         loader = make_loader(
             opened, PreparePicture(square, ()), batch_size=batch_size, seed=0
         )
         with closing(loader):
             for _ in range(BATCHES_A_CALL):
                 next(loader)
-        return id(del_after)
 
     return read
 
