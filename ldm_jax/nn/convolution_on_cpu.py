@@ -79,7 +79,8 @@ def kernel_gradient(
 ) -> Float[Array, "kh kw c d"]:
     """The input's windows times the output's gradient, summed over all pixels."""
     c, d, pixels = x.shape[-1], g.shape[-1], math.prod(g.shape[:3])
-    if math.prod(size) > 1 and len(x) >= _MIN_BATCH_OF_CORRELATION:
+    is_pointwise = math.prod(size) == 1  # one product as it is
+    if not is_pointwise and len(x) >= _MIN_BATCH_OF_CORRELATION:
         return _correlation(x, g, size, stride, padding)
     # The narrower one is copied for every offset. Equally wide, windows of x need no
     # transposition of the result, which counts if the kernel is large.
@@ -87,7 +88,7 @@ def kernel_gradient(
     copied = d if copies_g else c
     windows_bytes = x.dtype.itemsize * math.prod(size) * pixels * copied
     at_once = windows_bytes <= _MAX_WINDOWS_BYTES and max(c, d) >= _MIN_CHANNELS
-    if math.prod(size) > 1 and not at_once and copied < _MIN_CHANNELS_OF_LARGE:
+    if not is_pointwise and not at_once and copied < _MIN_CHANNELS_OF_LARGE:
         return _correlation(x, g, size, stride, padding)
     if copies_g:
         # The window of x at offset i meets g where the window of g at -i meets x.

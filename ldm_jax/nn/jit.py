@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 # YNNPACK, which jax gives convolutions to on a CPU, divides them among threads worse than
-# Eigen: 1.1 to 1.7 times the time on two (BENCHMARKS.md). The list is jax's without them.
+# Eigen: at most shapes 1.1 to 1.7 times the time on two (BENCHMARKS.md). The list is jax's
+# without convolutions.
 _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
@@ -20,10 +21,12 @@ def jit(
     """`jax.jit` of a program that runs networks.
 
     Args:
-      function: not to be called from another jitted function: JAX takes compiler options
-        of the outermost one alone.
+      function: the outermost one, for JAX takes compiler options of no other.
       platform: what the program is for; None for what this process computes on.
       **options: of `jax.jit`.
+
+    Returns:
+      The compiled function, which on a CPU raises ValueError inside another jitted one.
     """
     on_cpu = (platform or jax.default_backend()) == "cpu"
     chosen = _CPU_OPTIONS if on_cpu else None
